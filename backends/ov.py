@@ -1,0 +1,228 @@
+"""OpenVINO: Intel's runtime for CPUs (of any make), its GPUs and NPUs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pprint
+from pathlib import Path
+from typing import Any, Optional
+
+from backends import ov_build
+from backends.ov_device import (
+    check_properties,
+    device_id,
+    parse,
+    pinning,
+    properties,
+    resolve,
+)
+from backends.ov_runtime import INSTALL, load
+from backends.ov_session import OvSession, Source
+from harness.backend import API_VERSION, BuildRequest, Capabilities, Offer
+from harness.errors import UnavailableError, UnsupportedError
+from harness.types import Device, Engine, Precision, Probe, Settings
+
+_CAPABILITIES = {
+    "FP32": Precision.FP32,
+    "FP16": Precision.FP16,
+    "BF16": Precision.BF16,
+    "INT8": Precision.INT8,
+}
+
+OFFERS = (
+    Offer(Precision.FP32, "source"),
+    Offer(Precision.FP16, "source", native=True),
+    Offer(Precision.BF16, "source", native=True),
+    Offer(Precision.INT8, "qdq", calibrated=True),
+    Offer(Precision.INT8, "nncf", calibrated=True),
+)
+
+
+class OpenVino:
+    """The OpenVINO backend.
+
+    Engines are IR: ``model.xml``, ``model.bin`` and ``engine.json``, which says what precision to
+    open them with: fp32, fp16 and bf16 are one model, told apart by a hint to the compiler. An
+    IR without ``engine.json`` is opened as it is, at the device's default precision.
+
+    Devices: ``cpu``, ``gpu:0``, ``npu``, and OpenVINO's own ``auto``, ``auto:gpu,cpu``,
+    ``hetero:gpu,cpu``, ``multi:...``, ``batch:gpu``.
+
+    Options are OpenVINO's properties by name, in any case (``enable-cpu-pinning=NO``), and
+
+    ``static-shapes``: ``auto``, the default, compiles for the fixed batch of the settings where
+    the leading axis is all that is open, as one does for deployment: it saves some 5 us per
+    inference. Feeds of another batch are served by a second, dynamic compilation. ``yes``
+    compiles for whatever shapes are bound first, for models with other open axes (a sequence's
+    length) that are always fed alike. ``no`` never does.
+    """
+
+    name = "openvino"
+    api = API_VERSION
+    capabilities = Capabilities(
+        formats=("onnx",),
+        offers=OFFERS,
+        install=INSTALL,
+        settings=("threads", "streams", "in_flight"),
+    )
+
+    def probe(self) -> Probe:
+        """Versions and devices, or why not."""
+        versions = tuple(
+            (package, version)
+            for package in ("openvino", "nncf")
+            for version in [_version(package)]
+            if version is not None
+        )
+        try:
+            core = load().Core()
+            devices = tuple(_device(core, name) for name in core.available_devices)
+        except UnavailableError as error:
+            return Probe(self.name, versions, problem=str(error), fix=error.fix)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer
+            return Probe(
+                self.name, versions, problem=f"openvino doesn't start: {error}", fix=INSTALL
+            )
+        if not devices:
+            return Probe(self.name, versions, problem="openvino finds no device on this host")
+        return Probe(self.name, versions, devices)
+
+    def build(self, request: BuildRequest, workdir: str) -> Engine:
+        """Make the IR; see :mod:`backends.ov_build`."""
+        offered = {(offer.precision, offer.recipe) for offer in OFFERS}
+        if (request.precision, request.recipe) not in offered:
+            raise UnsupportedError(f"openvino makes no {request.precision} from {request.recipe!r}")
+        return ov_build.build(load(), request, workdir)
+
+    def open(self, engine: Engine, device: str, settings: Settings) -> OvSession:
+        """Compile the IR for the device."""
+        core = load().Core()
+        target = resolve(device, core.available_devices)
+        about = ov_build.About.beside(engine)
+        wanted = properties(about.precision, target, settings)
+        check_properties(core, target, wanted)
+        pins = pinning(about.inputs, settings)
+        return OvSession(Source(core, engine.path, target, wanted, pins))
+
+    def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
+        """A script with the properties and shapes that ``open`` uses. Needs no openvino."""
+        about = ov_build.About.beside(engine)
+        target = parse(device)
+        pins = pinning(about.inputs, settings)
+        values: dict[str, Any] = {
+            "ENGINE": Path(engine.path).name,
+            "DEVICE": target.kind,
+            "PARTS": list(target.parts),
+            "PROPERTIES": properties(about.precision, target, settings),
+            "SHAPES": pins.shapes,
+            "FIRST": pins.first,
+        }
+        head = "\n".join(f"{key} = {pprint.pformat(value)}" for key, value in values.items())
+        return _SCRIPT.replace("# VALUES", head)
+
+
+def _version(package: str) -> Optional[str]:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device(core: Any, name: str) -> Device:
+    """A device with its native precisions, as far as it answers."""
+    try:
+        full = str(core.get_property(name, "FULL_DEVICE_NAME")).strip()
+        able = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
+    except RuntimeError:
+        return Device(device_id(name), name)
+    native = tuple(precision for key, precision in _CAPABILITIES.items() if key in able)
+    return Device(device_id(name), full, native)
+
+
+_SCRIPT = '''\
+"""Runs an OpenVINO engine exactly as it was measured. Needs openvino and numpy."""
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+
+# VALUES
+# SHAPES: what to compile for; feeds of other shapes are served by a second, dynamic compilation.
+# FIRST: compile for the shapes of the first feed.
+
+
+class Session:
+    def __init__(self):
+        self.core = ov.Core()
+        self.device = DEVICE
+        there = self.core.available_devices
+        parts = PARTS
+        if DEVICE in ("HETERO", "MULTI") and not parts:
+            parts = sorted(there, key=lambda name: name == "CPU")
+        parts = [part for part in parts if self._exists(part, there)]  # others end in an error
+        if parts:
+            self.device += ":" + ",".join(parts)
+        self.shapes = SHAPES
+        self.requests = {}
+        if not FIRST:
+            try:
+                self.requests[self.shapes is not None] = self._compile(self.shapes)
+            except RuntimeError:
+                if self.shapes is None:
+                    raise
+                self.shapes = None  # the model can't be had for these: leave them open
+                self.requests[False] = self._compile(None)
+
+    @staticmethod
+    def _exists(part, there):
+        name = part.lstrip("-").split("(")[0]
+        return name.replace("GPU.0", "GPU") in [known.replace("GPU.0", "GPU") for known in there]
+
+    def _compile(self, shapes):
+        model = self.core.read_model(Path(__file__).parent / ENGINE)
+        if shapes is not None:
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+        compiled = self.core.compile_model(model, self.device, PROPERTIES)
+        return compiled.create_infer_request()
+
+    def request(self, feed):
+        shapes = {name: tuple(array.shape) for name, array in feed.items()}
+        if FIRST and self.shapes is None:
+            self.shapes = shapes
+        pinned = shapes == self.shapes
+        if pinned not in self.requests:
+            self.requests[pinned] = self._compile(self.shapes if pinned else None)
+        return self.requests[pinned]
+
+
+def name_of(port):
+    """The name that the ONNX model has for an input or output."""
+    return port.get_node().get_friendly_name().rsplit("/sink_port_", 1)[0]
+
+
+def load():
+    return Session()
+
+
+def infer(session, feed):
+    """One inference: arrays by input name -> arrays by output name."""
+    request = session.request(feed)
+    ports = {name_of(port): index for index, port in enumerate(request.model_inputs)}
+    if set(feed) != set(ports):
+        raise ValueError(f"the model takes {sorted(ports)}, not {sorted(feed)}")
+    for name, array in feed.items():
+        tensor = request.get_input_tensor(ports[name])
+        if tensor.data.dtype != array.dtype:
+            raise ValueError(f"{name}: takes {tensor.data.dtype}, not {array.dtype}")
+        if tuple(tensor.shape) != array.shape:
+            tensor.shape = list(array.shape)
+        tensor.data[...] = array
+    request.infer(share_outputs=True)
+    return {
+        name_of(port): np.array(request.get_output_tensor(index).data)
+        for index, port in enumerate(request.model_outputs)
+    }
+'''
+
+BACKEND = OpenVino()

@@ -1,0 +1,164 @@
+"""OpenVINO itself: how it is imported, how a model is read, what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, Optional
+
+from harness.errors import BackendError, OutOfMemoryError, UnavailableError, UnsupportedError
+from harness.types import TensorSpec
+
+INSTALL = 'pip install "enginepick[openvino]"'
+
+_TELEMETRY = "openvino_telemetry"
+
+_MEMORY = ("bad_alloc", "failed to allocate", "out of memory", "cl_out_of", "allocation_failure")
+_ABSENT = (
+    *("is not registered in the openvino runtime", "cannot load library", "no supported devices"),
+    *("no available devices", "can not find device", "failed to create plugin"),
+)
+_UNSUPPORTED = (
+    *("no conversion rule found", "wasn't fully converted", "opconversionfailure"),
+    *("can't be parsed", "unable to read the model", "unsupported property", "wrong value"),
+    *("not supported property", "could not read number", "not implemented", "is not supported"),
+    *("unsupported operation", "unsupported element type", "does not support", "not_implemented"),
+)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is printed, warned about or sent home while a vendor package is imported or works.
+
+    ``import openvino`` sends an event over the network and keeps a file in the user's home if
+    ``openvino_telemetry`` can be imported; both openvino and nncf do without it when it can't.
+    """
+    absent = object()
+    before: Any = sys.modules.get(_TELEMETRY, absent)
+    if before is absent:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # what makes an import fail
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stderr(io.StringIO()):
+                yield
+    finally:
+        if before is absent:
+            sys.modules.pop(_TELEMETRY, None)
+
+
+def load() -> Any:
+    """The ``openvino`` module.
+
+    Raises:
+        UnavailableError: it can't be imported, and the command that changes that.
+    """
+    try:
+        with quiet():
+            import openvino
+    except Exception as error:  # a broken installation raises anything
+        raise UnavailableError(f"openvino can't be imported: {error}", fix=INSTALL) from error
+    return openvino
+
+
+def read(core: Any, path: str) -> Any:
+    """An ONNX file as an OpenVINO model.
+
+    Raises:
+        UnsupportedError: it isn't ONNX, or has operators that OpenVINO lacks.
+    """
+    from openvino.frontend import FrontEndManager
+
+    with classified():
+        # asked first, since for a file that isn't ONNX read_model tries every other front end,
+        # and these print their complaints
+        if path.endswith(".onnx") and not FrontEndManager().load_by_framework("onnx").supported(
+            path
+        ):
+            raise UnsupportedError(f"{path}: OpenVINO doesn't recognise it as an ONNX model")
+        return core.read_model(path)
+
+
+@contextlib.contextmanager
+def classified() -> Iterator[None]:
+    """Turn the runtime's errors, nearly all RuntimeError, into ours where the text tells."""
+    try:
+        yield
+    except BackendError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemoryError(str(error) or "no memory left") from error
+    except Exception as error:
+        known = classify(str(error))
+        if known is None:
+            raise
+        raise known from error
+
+
+def raise_classified(error: RuntimeError) -> NoReturn:
+    """Raise what :func:`classify` makes of an error, or the error itself."""
+    known = classify(str(error))
+    if known is None:
+        raise error
+    raise known from error
+
+
+def classify(text: str) -> Optional[BackendError]:
+    """The error that a text of OpenVINO's stands for, or None where it is a plain fault."""
+    lower = text.lower()
+    if any(sign in lower for sign in _MEMORY):
+        return OutOfMemoryError(core_message(text))
+    if any(sign in lower for sign in _ABSENT):
+        return UnavailableError(core_message(text))
+    if any(sign in lower for sign in _UNSUPPORTED):
+        return UnsupportedError(core_message(text))
+    return None
+
+
+def core_message(text: str) -> str:
+    """What a text of OpenVINO's says, without the places in its source that it passed through."""
+    noise = re.compile(
+        r"^(Exception from \S+:\d*|Check '.*' failed at \S+|Summary:|.* failed with \w+:)$"
+    )
+    lines = [line.strip().lstrip("- ") for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if not noise.match(line)]
+    return " ".join(said or lines) or "no message"
+
+
+def specs(ports: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    """The inputs or outputs of a model, under the names that the ONNX model has for them.
+
+    Raises:
+        UnsupportedError: an element type that numpy has not.
+    """
+    return tuple(
+        TensorSpec(port_name(port), _dtype(port), tuple(_dim(dim) for dim in port.partial_shape))
+        if port.partial_shape.rank.is_static
+        else _no_rank(port)
+        for port in ports
+    )
+
+
+def port_name(port: Any) -> str:
+    """The ONNX name. A port may carry several; its node's is the one that the model declares."""
+    return str(port.get_node().get_friendly_name()).rsplit("/sink_port_", 1)[0]
+
+
+def _dim(dim: Any) -> Optional[int]:
+    return int(dim.get_length()) if dim.is_static else None
+
+
+def _dtype(port: Any) -> str:
+    kind = port.get_element_type()
+    name = kind.get_type_name()
+    if name in ("bf16", "string", "dynamic") or "4" in re.sub("64", "", name):
+        raise UnsupportedError(f"{port_name(port)}: numpy has no counterpart of {name}")
+    return str(kind.to_dtype().name)
+
+
+def _no_rank(port: Any) -> TensorSpec:
+    raise UnsupportedError(f"{port_name(port)}: has no fixed number of axes")

@@ -1,0 +1,176 @@
+"""The boundary between the harness and an inference runtime.
+
+A plug-in imports this module, :mod:`harness.types` and :mod:`harness.errors`, and nothing else of
+the harness. It offers one object with the members of :class:`Backend` under the entry-point group
+``enginepick.backends``, and must pass :mod:`harness.testing`. Vendor packages are imported inside
+functions: listing backends and reading capabilities work without them.
+
+The harness owns every clock and every process: a backend never times, never spawns, never prints.
+It raises the classified errors of :mod:`harness.errors` where it knows better than "failed".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Optional, Protocol, runtime_checkable
+
+import numpy as np
+
+from harness.types import Device, Engine, Executed, Precision, Probe, Settings, TensorSpec
+
+API_VERSION = 1
+
+Feed = Mapping[str, "np.ndarray[Any, Any]"]
+"""One inference's inputs by name; the leading axis is the batch where the model has one."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One way in which a backend makes a precision.
+
+    recipe: the shared variant that the engine is built from (see :mod:`harness.variants`:
+    ``source``, ``fp16``, ``qdq``, ``dynamic``), or a name of the backend's own (``nncf``), which
+    is built from the source. calibrated: whether the build reads calibration samples.
+    native: whether the device must have the precision natively (``Device.precisions``) for this
+    to be worth a try.
+    """
+
+    precision: Precision
+    recipe: str
+    calibrated: bool = False
+    native: bool = False
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do at all; what this host adds to that is its :class:`Probe`.
+
+    formats: model files that it builds from (``onnx``, ``tflite``). install: the command that
+    makes it usable. settings: the names of :class:`Settings` that it honours. modules: what the
+    runtime consists of; memory is counted from the moment when these are imported.
+    """
+
+    formats: tuple[str, ...]
+    offers: tuple[Offer, ...]
+    install: str
+    settings: tuple[str, ...] = ("threads",)
+    modules: tuple[str, ...] = ()
+
+
+class Calibration(Protocol):
+    """Samples for calibration, never those that validate."""
+
+    def feeds(self) -> Iterator[Feed]:
+        """Yield one feed per sample, in a fixed order, from the start at each call."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build. ``model`` is the variant's file when the recipe is a shared one."""
+
+    model: str
+    precision: Precision
+    recipe: str
+    device: str
+    calibration: Optional[Calibration] = None
+
+
+class Session(Protocol):
+    """An opened engine. Used by one thread at a time."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def executed(self) -> Optional[Executed]:
+        """What really runs; None where the runtime can't tell. May be slow: never timed."""
+        ...
+
+    def bind(self, feed: Feed) -> None:
+        """Validate names, dtypes and shapes, allocate if the shapes are new, copy in."""
+        ...
+
+    def run(self) -> None:
+        """One inference on what is bound; returns when the outputs are complete."""
+        ...
+
+    def fetch(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The outputs of the last run, by name. Valid until the next ``run`` or ``bind``."""
+        ...
+
+    def close(self) -> None:
+        """Release everything. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class Queue(Protocol):
+    """Optional, for a session whose runtime has an asynchronous queue of its own.
+
+    The harness keeps ``in_flight`` slots busy: it starts a slot, waits for any to complete, and
+    starts that one again. Each slot has its inputs bound before.
+    """
+
+    def bind_slots(self, feed: Feed, in_flight: int) -> None:
+        """Prepare ``in_flight`` slots, each with its own copy of the feed."""
+        ...
+
+    def start(self, slot: int) -> None:
+        """Start one inference in a slot; returns at once."""
+        ...
+
+    def wait_any(self) -> int:
+        """Block until some started slot completes; its number."""
+        ...
+
+
+class Backend(Protocol):
+    """A runtime."""
+
+    name: str
+    api: int
+    capabilities: Capabilities
+
+    def probe(self) -> Probe:
+        """Versions and devices, or the problem and the command that fixes it. Never raises."""
+        ...
+
+    def build(self, request: BuildRequest, workdir: str) -> Engine:
+        """Make the engine's files in ``workdir``, an empty folder that becomes the cache entry."""
+        ...
+
+    def open(self, engine: Engine, device: str, settings: Settings) -> Session:
+        """Load an engine on a device. Raises UnavailableError for a device that isn't there."""
+        ...
+
+    def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
+        """The Python code that opens and runs this engine exactly as ``open`` does.
+
+        A complete script that needs only the runtime and numpy: it takes the engine's file name
+        relative to itself, and defines ``load()`` and ``infer(session, feed) -> dict``.
+        """
+        ...
+
+
+__all__ = [
+    "API_VERSION",
+    "Backend",
+    "BuildRequest",
+    "Calibration",
+    "Capabilities",
+    "Device",
+    "Engine",
+    "Executed",
+    "Feed",
+    "Offer",
+    "Precision",
+    "Probe",
+    "Queue",
+    "Session",
+    "Settings",
+    "TensorSpec",
+]

@@ -1,0 +1,193 @@
+"""candidate -> engine: shared variants and engines, each made once in a child and cached."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness import jobs, variants, wire
+from harness.cache import Cache, Entry, key_of
+from harness.record import BuildRecord
+from harness.setup import Setup, ask_parent_side
+from harness.types import Candidate, Engine, Stage
+
+FORMAT = 1
+"""Raised when engines made by an earlier version of this project must not be used again."""
+
+VARIANT_FILE = "model.onnx"
+OWN_FILES = "files"
+
+
+@dataclass(frozen=True)
+class Made:
+    """An engine ready to be opened, or None, and the record of how it came about."""
+
+    engine: Engine | None
+    record: BuildRecord
+
+
+class Builder:
+    """Makes each distinct engine of a run once."""
+
+    def __init__(self, setup: Setup, cache: Cache) -> None:
+        self._setup = setup
+        self._cache = cache
+        self._variants: dict[tuple[str, tuple[tuple[str, str], ...]], Entry | jobs.Refused] = {}
+
+    def make(self, candidate: Candidate) -> Made:
+        """The candidate's engine: from the cache, or built now."""
+        recipe = self._recipe(candidate)
+        parts = self._parts(candidate, recipe)
+        key = key_of(parts)
+        record = BuildRecord(
+            at=datetime.now(UTC),
+            backend=candidate.backend,
+            precision=candidate.precision,
+            recipe=candidate.recipe,
+            device=candidate.device,
+            recipe_parameters=recipe.params,
+            parent_sha256=self._setup.model_sha256,
+            engine_key=key,
+            versions=self._setup.probes[candidate.backend].versions,
+        )
+        entry = self._cache.get("engines", key)
+        if entry is not None:
+            return _made(entry, record, cached=True)
+        model = self._setup.model
+        notes: tuple[str, ...] = ()
+        if candidate.recipe in variants.SHARED:
+            variant = self._variant(candidate, recipe)
+            if isinstance(variant, jobs.Refused):
+                return _refused(variant, record)
+            model, notes = str(variant.folder / VARIANT_FILE), tuple(variant.meta["notes"])
+        return self._build(candidate, model, notes, key, record)
+
+    def _recipe(self, candidate: Candidate) -> variants.Recipe:
+        """Resolved for this host; a backend's own recipe has no parameters here."""
+        if candidate.recipe in variants.SHARED:
+            return variants.resolve(
+                candidate.recipe,
+                candidate.precision,
+                isa=self._setup.isa,
+                device=candidate.device,
+            )
+        return variants.Recipe(candidate.recipe)
+
+    def _parts(self, candidate: Candidate, recipe: variants.Recipe) -> dict[str, object]:
+        """All that the engine depends on."""
+        setup = self._setup
+        probe = setup.probes[candidate.backend]
+        device = probe.device(candidate.device)
+        return {
+            "format": FORMAT,
+            "model": setup.model_sha256,
+            "backend": candidate.backend,
+            "versions": probe.versions,
+            "precision": candidate.precision.value,
+            "recipe": (recipe.name, recipe.params),
+            "device": (candidate.device, device.name if device else None),
+            "isa": sorted(setup.isa),
+            "calibration": self._calibration_parts(),
+        }
+
+    def _calibration_parts(self) -> object:
+        samples = self._setup.calibration
+        if samples is None:
+            return None
+        return (samples.data.sha256, samples.use, samples.calibration, samples.seed, samples.limit)
+
+    def _variant(self, candidate: Candidate, recipe: variants.Recipe) -> Entry | jobs.Refused:
+        known = self._variants.get((recipe.name, recipe.params))
+        if known is None:
+            known = self._make_variant(recipe)
+            self._variants[recipe.name, recipe.params] = known
+        return known
+
+    def _make_variant(self, recipe: variants.Recipe) -> Entry | jobs.Refused:
+        setup = self._setup
+        key = key_of(
+            {
+                "format": FORMAT,
+                "model": setup.model_sha256,
+                "recipe": (recipe.name, recipe.params),
+                "tools": variants.tool_versions(),
+                "calibration": self._calibration_parts(),
+            }
+        )
+        entry = self._cache.get("variants", key)
+        if entry is not None:
+            return entry
+        workdir = self._cache.workdir()
+        job = jobs.VariantJob(
+            recipe=recipe.name,
+            parameters=recipe.params,
+            source=setup.model,
+            out=str(workdir / VARIANT_FILE),
+            inputs=setup.inputs,
+            calibration=setup.calibration,
+        )
+        answer = ask_parent_side(job, jobs.Noted, Stage.VARIANT, setup.timeout_s)
+        if isinstance(answer, jobs.Refused):
+            shutil.rmtree(workdir, ignore_errors=True)
+            return answer
+        meta = {"notes": answer.notes, "took_ns": answer.took_ns}
+        return self._cache.put("variants", key, workdir, meta)
+
+    def _build(
+        self,
+        candidate: Candidate,
+        model: str,
+        notes: tuple[str, ...],
+        key: str,
+        record: BuildRecord,
+    ) -> Made:
+        setup = self._setup
+        workdir = self._cache.workdir()
+        own = workdir / OWN_FILES
+        own.mkdir()
+        job = jobs.BuildJob(
+            backend=setup.homes[candidate.backend].location,
+            model=model,
+            precision=candidate.precision,
+            recipe=candidate.recipe,
+            device=candidate.device,
+            inputs=setup.inputs,
+            calibration=setup.calibration,
+            workdir=str(own),
+        )
+        answer = setup.ask_once(candidate.backend, job, jobs.Built, Stage.BUILD)
+        if isinstance(answer, jobs.Refused):
+            shutil.rmtree(workdir, ignore_errors=True)
+            return _refused(answer, record)
+        engine = replace(
+            answer.engine,
+            path=str(Path(answer.engine.path).relative_to(own)),
+            notes=(*notes, *answer.engine.notes),
+        )
+        meta = {"engine": wire.encode(engine), "took_ns": answer.took_ns}
+        return _made(self._cache.put("engines", key, workdir, meta), record, cached=False)
+
+
+def _made(entry: Entry, record: BuildRecord, *, cached: bool) -> Made:
+    """The engine's path is kept relative in the cache, which may be moved."""
+    engine = wire.decode(Engine, entry.meta["engine"])
+    update = {
+        "cached": cached,
+        "build_ns": entry.meta["took_ns"],
+        "size_bytes": engine.size_bytes,
+        "notes": engine.notes,
+    }
+    placed = replace(engine, path=str(entry.folder / OWN_FILES / engine.path))
+    return Made(placed, record.model_copy(update=update))
+
+
+def _refused(refusal: jobs.Refused, record: BuildRecord) -> Made:
+    update = {
+        "status": refusal.status,
+        "stage": refusal.stage,
+        "reason": refusal.reason,
+        "fix": refusal.fix,
+    }
+    return Made(None, record.model_copy(update=update))

@@ -1,0 +1,478 @@
+"""Whether the user's model, data and metric fit together, before anything is measured.
+
+Runs in a child process: it reads every sample once, shard by shard. All problems are collected,
+so that the user mends them in one go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Optional, TypeVar
+
+import numpy as np
+
+from harness import datasets, metrics, modelfile
+from harness.datasets import LABELS, DataRef, Dataset, Header, Layout
+from harness.errors import InputError, Problem
+from harness.metrics import Metric
+from harness.modelfile import ModelInfo
+from harness.types import TensorSpec
+
+T = TypeVar("T")
+
+_FILE_DTYPES = frozenset("biufcUS")
+"""Kinds of dtypes that an ``.npz`` can hold; bfloat16 and the like are saved as raw bytes."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Input that fits together.
+
+    data, calibration: None where none was given. metric: the name asked for, or the one chosen
+    by the labels and the first output. warnings: what the user should know all the same.
+    """
+
+    model: ModelInfo
+    data: Optional[DataRef]
+    calibration: Optional[DataRef]
+    metric: str
+    warnings: tuple[str, ...]
+
+
+def check(
+    model_path: str,
+    data_source: Optional[str],
+    metric_name: Optional[str] = None,
+    batch: int = 1,
+    calibration_source: Optional[str] = None,
+    *,
+    spool_folder: Optional[str] = None,
+) -> Checked:
+    """Check everything the user brings. Raises InputError with all problems at once.
+
+    data_source, calibration_source: a path or a ``module:function``, which is spooled into a new
+    folder within ``spool_folder`` (ValueError without one). batch: samples per inference asked for.
+    Without a metric's name: ``top1`` for integer labels and class scores, ``mae`` for floating
+    labels, else agreement with the reference (``agreement`` for class scores, ``cosine``).
+    """
+    problems: list[Problem] = []
+    model = _collect(problems, lambda: modelfile.inspect(model_path))
+    data = _collect(problems, lambda: _find(data_source, "--data", spool_folder))
+    calibration = _collect(
+        problems, lambda: _find(calibration_source, "--calibration", spool_folder)
+    )
+    metric = _collect(problems, lambda: metrics.get(metric_name)) if metric_name else None
+    warnings: list[str] = []
+    both = data is not None and calibration is not None
+    scans = {}
+    for where, ref in (("--data", data), ("--calibration", calibration)):
+        if model is not None and ref is not None:
+            scans[where] = _Scan(ref, where, model.inputs, digests=both)
+            problems += scans[where].run()
+    if model is not None:
+        scan = scans.get("--data")
+        problems += _batch_problems(model.inputs, scan, batch)
+        if metric is None and not metric_name:
+            metric = metrics.get(_default_metric(model, scan))
+        if metric is not None:
+            problems += _metric_problems(metric, model, scan)
+            warnings += _warnings(metric, metric_name, scan)
+    if data is not None and calibration is not None:
+        found, noted = _overlap(data, calibration, scans)
+        problems += found
+        warnings += noted
+    if problems or model is None or metric is None:
+        raise InputError(problems)
+    return Checked(model, data, calibration, metric.name, tuple(warnings))
+
+
+def _collect(problems: list[Problem], step: Callable[[], T]) -> Optional[T]:
+    """The step's result; None when it raises InputError, whose problems are kept."""
+    try:
+        return step()
+    except InputError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _find(source: Optional[str], where: str, spool_folder: Optional[str]) -> Optional[DataRef]:
+    if source is None:
+        return None
+    if not datasets.is_function(source):
+        return datasets.resolve(source, where)
+    if spool_folder is None:
+        raise ValueError(f"{source} needs a folder to be spooled into")
+    Path(spool_folder).mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix=f"{where.strip('-')}-", dir=spool_folder)
+    datasets.spool(source, folder, where)
+    return replace(datasets.resolve(folder, where), source=source)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What the labels are: the first shard's header, and the range over all shards."""
+
+    header: Header
+    smallest: float
+    largest: float
+    not_finite: Optional[int]
+
+    @property
+    def integer(self) -> bool:
+        """Whether they can be class numbers by their dtype."""
+        return self.header.dtype.kind in "iub"
+
+    @property
+    def per_sample(self) -> int:
+        """Values per sample."""
+        return int(np.prod(self.header.shape[1:], dtype=np.int64))
+
+
+class _Scan:
+    """One reading of a data set against the model's inputs."""
+
+    def __init__(
+        self, ref: DataRef, where: str, specs: Sequence[TensorSpec], *, digests: bool
+    ) -> None:
+        self.ref = ref
+        self.layout: Optional[Layout] = None
+        self.labels: Optional[_Labels] = None
+        self.samples: list[bytes] = []
+        self._where = where
+        self._specs = specs
+        self._digests = digests
+        self._table = datasets.headers(ref.shards[0].path, where)
+        self._not_finite: dict[str, tuple[int, int, str]] = {}
+
+    def run(self) -> list[Problem]:
+        """Read the set; all that is wrong with it."""
+        place = f"{self._where}: {Path(self.ref.shards[0].path).name}"
+        present = [spec for spec in self._specs if spec.name in self._table]
+        problems = _name_problems(self._specs, self._table, place)
+        for spec in present:
+            problems += _dtype_problems(spec, self._table[spec.name], place)
+        ranks = {spec.name: len(self._table[spec.name].shape) for spec in present}
+        # Only ranks matter here: whether the batch asked for can be fed is not the data's fault.
+        layout = _collect(problems, lambda: datasets.layout(present, ranks, 1, place))
+        if layout is not None and len(present) == len(self._specs):
+            self.layout = layout
+        problems += self._dimension_problems(present)
+        problems += self._value_problems([spec.name for spec in present])
+        return problems
+
+    def _dimension_problems(self, specs: Sequence[TensorSpec]) -> list[Problem]:
+        """Sizes that the model doesn't take, each axis reported for the first shard that has it."""
+        problems: dict[tuple[str, int], Problem] = {}
+        for shard in self.ref.shards:
+            place = f"{self._where}: {Path(shard.path).name}"
+            table = datasets.headers(shard.path, self._where)
+            for key, problem in _unlike_dimensions(specs, table, place):
+                problems.setdefault(key, problem)
+        return list(problems.values())
+
+    def _value_problems(self, names: list[str]) -> list[Problem]:
+        wanted = [*names, *([LABELS] if self.ref.labelled and LABELS not in names else [])]
+        read = 0
+        try:
+            for shard, first, arrays in Dataset(self.ref).scan(wanted):
+                self._look(Path(shard.path).name, first, arrays, names)
+                read += 1
+                del arrays  # the next shard is loaded only once this one is released
+        except datasets.DAMAGE as error:
+            place = f"{self._where}: {Path(self.ref.shards[read].path).name}"
+            what = f"a damaged .npz: {str(error).splitlines()[0] if str(error) else 'cut short'}"
+            return [Problem(place, what, "save it again with np.savez, or copy it again")]
+        return [
+            Problem(
+                f"{self._where}: {file}: {name}",
+                f"NaN or infinity in {count} samples, first in sample {sample}",
+                "mend or leave out those samples: np.isfinite(array)",
+            )
+            for name, (sample, count, file) in self._not_finite.items()
+        ]
+
+    def _look(self, file: str, first: int, arrays: dict[str, Any], names: list[str]) -> None:
+        for name in names:
+            odd = _not_finite(arrays[name])
+            if odd.size:
+                place = (first + int(odd[0]), 0, file)
+                sample, count, origin = self._not_finite.get(name, place)
+                self._not_finite[name] = (sample, count + odd.size, origin)
+        if self.ref.labelled and LABELS in arrays:
+            self._add_labels(first, arrays[LABELS])
+        if self._digests:
+            for row in range(len(arrays[names[0]]) if names else 0):
+                digest = hashlib.blake2b(digest_size=16)
+                for name in sorted(names):
+                    digest.update(arrays[name][row].tobytes())
+                self.samples.append(digest.digest())
+
+    def _add_labels(self, first: int, labels: Any) -> None:
+        before = self.labels or _Labels(self._table[LABELS], np.inf, -np.inf, None)
+        if labels.dtype.kind not in "iubf" or not labels.size:
+            self.labels = before
+            return
+        odd = _not_finite(labels)
+        self.labels = _Labels(
+            before.header,
+            min(before.smallest, float(labels.min())),
+            max(before.largest, float(labels.max())),
+            first + int(odd[0]) if odd.size and before.not_finite is None else before.not_finite,
+        )
+
+
+def _not_finite(array: Any) -> Any:
+    """The rows that hold a NaN or an infinity; none in what isn't floating."""
+    if array.dtype.kind not in "fc":
+        return np.empty(0, dtype=np.int64)
+    odd = ~np.isfinite(array)
+    return np.flatnonzero(odd.any(axis=tuple(range(1, array.ndim))))
+
+
+def _name_problems(
+    specs: Sequence[TensorSpec], table: dict[str, Header], place: str
+) -> list[Problem]:
+    """Inputs without an array, and arrays that are no input."""
+    known = [spec.name for spec in specs]
+    missing = [spec for spec in specs if spec.name not in table]
+    extra = [name for name in table if name not in known and name != LABELS]
+    problems = []
+    for spec in missing:
+        near = datasets.suggest(spec.name, extra)
+        if near is None and len(missing) == len(extra) == 1:
+            near = f'rename the array "{extra[0]}" to "{spec.name}"'
+        found = ", ".join(table)
+        what = f"no array for the model's input {spec}; the arrays are: {found}"
+        fix = near or f'save it as "{spec.name}": np.savez(path, **{{"{spec.name}": array}})'
+        problems.append(Problem(f"{place}: {spec.name}", what, fix))
+    for name in extra:
+        near = datasets.suggest(name, [spec.name for spec in missing])
+        what = f"the model has no such input; its inputs are: {', '.join(known)}"
+        problems.append(Problem(f"{place}: {name}", what, near or "leave this array out"))
+    return problems
+
+
+def _dtype_problems(spec: TensorSpec, header: Header, place: str) -> list[Problem]:
+    if header.kind == spec.dtype:
+        return []
+    what = f"dtype {header.kind}; the model's input is {spec}"
+    if spec.dtype in ("str", "bool"):
+        fix = f"array.astype({spec.dtype})"
+    elif np.dtype(_plain(spec.dtype)).kind in _FILE_DTYPES and _plain(spec.dtype) == spec.dtype:
+        fix = f"array.astype(np.{spec.dtype})"
+    else:
+        fix = f"numpy files can't hold {spec.dtype}: export the model with a float32 input"
+    return [Problem(f"{place}: {spec.name}", what, fix)]
+
+
+def _plain(dtype: str) -> str:
+    """The dtype's name if numpy itself has it, else ``void``."""
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        return "void"
+
+
+def _unlike_dimensions(
+    specs: Sequence[TensorSpec], table: dict[str, Header], place: str
+) -> Iterator[tuple[tuple[str, int], Problem]]:
+    """Yield ((input, axis), problem) for one shard, beyond the samples' axis.
+
+    A symbolic dimension may differ from shard to shard, but within one it has one size.
+    """
+    sizes: dict[str, tuple[str, int]] = {}
+    for spec in specs:
+        shape = table[spec.name].shape
+        # One rank less than the array: each sample is a whole input, see datasets.layout.
+        dims = spec.shape if len(shape) == len(spec.shape) + 1 else spec.shape[1:]
+        if len(dims) + 1 != len(shape):
+            continue  # the rank is a problem of its own
+        for axis, (dim, size) in enumerate(zip(dims, shape[1:]), start=1):
+            where = f"{place}: {spec.name}"
+            if isinstance(dim, int) and dim != size:
+                what = f"axis {axis} of the array has the size {size}; the model's {spec} has {dim}"
+                fix = f"resize or pad the samples to {dim}, or export that axis as dynamic"
+                yield (spec.name, axis), Problem(where, what, fix)
+            elif isinstance(dim, str):
+                other, first = sizes.setdefault(dim, (spec.name, size))
+                if first != size:
+                    what = f'"{dim}" is {size} here and {first} in {other}; expected one size'
+                    yield (spec.name, axis), Problem(where, what, "pad both to one size")
+
+
+def _batch_problems(
+    specs: Sequence[TensorSpec], scan: Optional[_Scan], batch: int
+) -> list[Problem]:
+    if batch < 1:
+        return [Problem("batch", f"{batch}; expected 1 or more")]
+    if scan is None or scan.layout is None or batch == 1:
+        return []
+    if scan.layout.whole:
+        what = f"{batch} samples asked for, but the input {scan.layout.whole[0]} has no batch axis"
+        return [Problem("batch", what, "use a batch of 1, or export the model with a batch axis")]
+    if scan.layout.fixed and batch != scan.layout.size:
+        shown = "; ".join(str(spec) for spec in specs)
+        what = f"{batch} samples asked for; the model's is fixed at {scan.layout.size}: {shown}"
+        fix = f"use a batch of {scan.layout.size}, or export that axis as dynamic"
+        return [Problem("batch", what, fix)]
+    return []
+
+
+def _sample_shape(spec: TensorSpec, scan: Optional[_Scan]) -> tuple[Any, ...]:
+    """An output's shape without the batch axis, where the model has one."""
+    whole = scan is not None and scan.layout is not None and scan.layout.whole
+    return spec.shape if whole else spec.shape[1:]
+
+
+def _classes(spec: TensorSpec, scan: Optional[_Scan]) -> Optional[int]:
+    """How many classes an output scores: None if that isn't fixed, 0 if it scores none."""
+    dims = _sample_shape(spec, scan)
+    floating = spec.dtype in ("float16", "bfloat16", "float32", "float64")
+    if not floating or not dims or any(dim != 1 for dim in dims[1:]):
+        return 0
+    if not isinstance(dims[0], int):
+        return None
+    return dims[0] if dims[0] > 1 else 0
+
+
+def _picks(spec: TensorSpec, scan: Optional[_Scan]) -> bool:
+    """Whether an output is the class number itself, one per sample."""
+    return "int" in spec.dtype and all(dim == 1 for dim in _sample_shape(spec, scan))
+
+
+def _default_metric(model: ModelInfo, scan: Optional[_Scan]) -> str:
+    first = model.outputs[0]
+    scores = _classes(first, scan) != 0
+    labels = None if scan is None else scan.labels
+    if labels is not None and labels.per_sample == 1 and labels.integer:
+        if scores or _picks(first, scan):
+            return "top1"
+    elif labels is not None and labels.header.dtype.kind == "f":
+        return "mae"
+    return "agreement" if scores else "cosine"
+
+
+def _metric_problems(metric: Metric, model: ModelInfo, scan: Optional[_Scan]) -> list[Problem]:
+    """Whether the metric finds its output and labels that it can score."""
+    where = "--metric"
+    if metric.needs_labels and scan is not None and not scan.ref.labelled:
+        what = f'{metric.name} needs labels, and {scan.ref.source} has no "{LABELS}" array'
+        fix = "save them: np.savez(path, ..., labels=labels), or use --metric agreement or cosine"
+        return [Problem(where, what, fix)]
+    if metric.all_outputs:
+        return []
+    names = [spec.name for spec in model.outputs]
+    if metric.output is not None and metric.output not in names:
+        what = f'{metric.name}: the model has no output "{metric.output}"'
+        fix = datasets.suggest(metric.output, names) or f"its outputs are: {', '.join(names)}"
+        return [Problem(where, what, fix)]
+    output = model.outputs[names.index(metric.output) if metric.output is not None else 0]
+    return _score_problems(metric, output, scan)
+
+
+def _score_problems(metric: Metric, output: TensorSpec, scan: Optional[_Scan]) -> list[Problem]:
+    """Whether a built-in metric can score this output against these labels."""
+    base = metric.name.partition("@")[0]
+    picks = base == "top1" and _picks(output, scan)
+    if base in ("top1", "top5", "agreement") and not picks and _classes(output, scan) == 0:
+        what = f"{metric.name} needs class scores [batch, classes]; the output is {output}"
+        fix = f"name another output ({base}@output), or another metric"
+        return [Problem("--metric", what, fix)]
+    labels = None if scan is None else scan.labels
+    if scan is None or labels is None:
+        return []
+    place = f"--data: {Path(scan.ref.shards[0].path).name}: {LABELS}"
+    if base in ("top1", "top5"):
+        classes = None if picks else _classes(output, scan)
+        return _class_label_problems(metric.name, labels, classes, place)
+    if base in ("mae", "mse"):
+        return _value_label_problems(metric.name, labels, output, scan, place)
+    return []
+
+
+def _class_label_problems(
+    name: str, labels: _Labels, classes: Optional[int], place: str
+) -> list[Problem]:
+    header = labels.header
+    if not labels.integer:
+        what = f"dtype {header.kind}; {name} needs integers, the class of each sample"
+        numeric = header.dtype.kind == "f"
+        fix = "labels.astype(np.int64)" if numeric else "save each label's class number"
+        return [Problem(place, what, fix)]
+    if labels.per_sample != 1:
+        what = f"{labels.per_sample} values per sample; {name} needs one, the sample's class"
+        return [Problem(place, what, "from one-hot labels: labels.argmax(axis=1)")]
+    low, high = int(labels.smallest), int(labels.largest)
+    if low >= 0 and (classes is None or high < classes):
+        return []
+    expected = "0 and up" if classes is None else f"0..{classes - 1}, the model's {classes} classes"
+    what = f"labels {low}..{high}; expected {expected}"
+    shifted = low == 1 and high == classes
+    fix = "labels - 1" if shifted else "save class numbers in the order of the model's output"
+    return [Problem(place, what, fix)]
+
+
+def _value_label_problems(
+    name: str, labels: _Labels, output: TensorSpec, scan: _Scan, place: str
+) -> list[Problem]:
+    header = labels.header
+    if header.dtype.kind not in "iubf":
+        what = f"dtype {header.kind}; {name} needs numbers"
+        return [Problem(place, what, "labels.astype(np.float32)")]
+    if labels.not_finite is not None:
+        what = f"NaN or infinity, first in sample {labels.not_finite}"
+        return [Problem(place, what, "mend or leave out those samples: np.isfinite(labels)")]
+    dims = _sample_shape(output, scan)
+    if all(isinstance(dim, int) for dim in dims):
+        values = int(np.prod(dims, dtype=np.int64))
+        if values != labels.per_sample:
+            what = f"{labels.per_sample} values per sample; the output {output} has {values}"
+            fix = f"save labels of the output's shape, or name the output: {name}@output"
+            return [Problem(place, what, fix)]
+    return []
+
+
+def _warnings(metric: Metric, asked: Optional[str], scan: Optional[_Scan]) -> list[str]:
+    if scan is None:
+        return []
+    notes = []
+    if scan.layout is not None and scan.layout.fixed and scan.layout.size > 1:
+        notes.append(
+            f"the model's batch is fixed at {scan.layout.size}:"
+            f" {scan.layout.size} samples are fed at a time, the last feed padded"
+        )
+    if not metric.needs_labels:
+        unused = scan.ref.labelled and asked is None
+        why = "no built-in metric fits the labels" if unused else "without labels"
+        notes.append(
+            f"{metric.name} is agreement with the fp32 reference, not accuracy"
+            + (f" ({why})" if unused or not scan.ref.labelled else "")
+        )
+    return notes
+
+
+def _overlap(
+    data: DataRef, calibration: DataRef, scans: dict[str, _Scan]
+) -> tuple[list[Problem], list[str]]:
+    """Samples in both sets: a problem where all that calibrate also validate, else a warning."""
+    fix = "give --calibration samples of its own, or leave it out: a split of --data is then taken"
+    if data.sha256 == calibration.sha256:
+        return [Problem("--calibration", f"the same content as --data, {data.source}", fix)], []
+    if len(scans) < len(("--data", "--calibration")):
+        return [], []
+    validating = set(scans["--data"].samples)
+    shared = sum(sample in validating for sample in scans["--calibration"].samples)
+    if shared and shared == len(scans["--calibration"].samples):
+        what = f"all of its {shared} samples are also in --data, {data.source}"
+        return [Problem("--calibration", what, fix)], []
+    if shared:
+        note = (
+            f"{shared} of {calibration.samples} calibration samples are also in --data:"
+            " what they improve is not independent of what they validate"
+        )
+        return [], [note]
+    return [], []

@@ -1,0 +1,532 @@
+"""``sweep.toml`` and ``devices.toml`` as typed values, and every mistake in them at once.
+
+A key is named as the user writes it (``max_latency = "5ms"``); the attribute carries the unit
+(``max_latency_ns``). Every mistake becomes a :class:`harness.errors.Problem` whose ``where`` is the
+file and the key path, or the command line's option; all of them are raised in one
+:class:`harness.errors.InputError`.
+
+Precedence: the command line, then ``sweep.toml``, then the target in ``devices.toml``, then the
+defaults below. Only the parent imports this module.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional, TypeVar, Union, get_args
+
+import tomllib
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+
+from harness.config_keys import KeyPath, explain
+from harness.config_values import (
+    DURATION,
+    LATENCY,
+    SIZE,
+    Reader,
+    choice,
+    did_you_mean,
+    found,
+    listed,
+    number,
+    parse_duration,
+    parse_latency,
+    parse_size,
+    some,
+    text_like,
+    whole,
+    wrong,
+)
+from harness.datasets import is_function
+from harness.errors import InputError, Problem
+from harness.host import Host
+from harness.types import Precision
+
+__all__ = [
+    "Candidates",
+    "Constraints",
+    "Lab",
+    "Match",
+    "Measure",
+    "Objective",
+    "SweepConfig",
+    "Target",
+    "find_target",
+    "for_target",
+    "load_lab",
+    "load_sweep",
+    "merge",
+    "parse_duration",
+    "parse_latency",
+    "parse_size",
+]
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_Count = Annotated[int, whole(1, 4096)]
+_Samples = Annotated[int, whole(1)]
+_Backend = Annotated[str, text_like("a backend's name, such as onnxruntime", _NAME)]
+_Option = Annotated[str, text_like('text in quotes, such as "3"', r"[^\0]*")]
+_File = Annotated[str, text_like("a path")]
+_Source = Annotated[str, text_like("a path, or module:function")]
+_Words = Annotated[str, text_like("text", r"[^\0]*")]
+_Part = Annotated[str, text_like("text, not empty")]
+_Python = Annotated[str, text_like("the path of a Python interpreter")]
+_TargetName = Annotated[str, text_like("a name of letters, digits, '.', '-' and '_'", _NAME)]
+_Device = Annotated[
+    str,
+    text_like(
+        "a device in lower case: cpu, gpu, gpu:0, npu, auto, or a runtime's own name",
+        r"[a-z][a-z0-9_]*(:[a-z0-9_.,:()-]+)?",
+    ),
+]
+_Precision = Annotated[Precision, choice(*(str(one) for one in Precision), make=Precision)]
+_Latency = Annotated[int, Reader(LATENCY, parse_latency, lambda value: f"{value}ns")]
+_Size = Annotated[int, Reader(SIZE, parse_size, lambda value: f"{value}B")]
+# repr of a float may be 1e+16, which is no duration
+_Duration = Annotated[
+    float, Reader(DURATION, parse_duration, lambda value: f"{Decimal(str(value)):f}s")
+]
+_Seconds = Annotated[float, number(0, 86_400, above=True)]
+_Counts = Annotated[tuple[_Count, ...], AfterValidator(some)]
+_Devices = Annotated[tuple[_Device, ...], AfterValidator(some)]
+_Values = Annotated[tuple[_Option, ...], BeforeValidator(listed), AfterValidator(some)]
+
+Objective = Literal["latency", "throughput", "memory", "size"]
+_Objective = Annotated[Objective, choice(*get_args(Objective))]
+
+_REACH = '"local" or "ssh://user@host" or "ssh://user@host:port"'
+# neither part may begin with "-": ssh would take it for an option
+_SSH = r"ssh://([A-Za-z0-9_][\w.-]*@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(:([0-9]{1,5}))?"
+
+
+def _read_reach(value: object) -> str:
+    if value == "local":
+        return "local"
+    match = re.fullmatch(_SSH, value) if isinstance(value, str) else None
+    if match is None:
+        raise wrong(value, _REACH)
+    if match[4] is not None and not 1 <= int(match[4]) <= 65_535:  # noqa: PLR2004
+        raise wrong(value, _REACH, "a port is a number from 1 to 65535")
+    return match[0]
+
+
+_Reach = Annotated[str, Reader(_REACH, _read_reach)]
+_Capability = Annotated[
+    str, text_like('a compute capability in quotes, such as "8.7"', r"[0-9]{1,2}\.[0-9]")
+]
+
+
+# ---------------------------------------------------------------------------------------------
+# The two files
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Constraints(_Table):
+    """What a recommendation must meet. None: no such limit."""
+
+    max_accuracy_drop: Annotated[float, number(0, 1)] = Field(
+        default=0.01,
+        description="largest drop of the metric against the fp32 reference; 0.01 is a point",
+    )
+    max_latency_ns: Optional[_Latency] = Field(
+        default=None,
+        alias="max_latency",
+        description="longest median latency, host memory to host memory",
+    )
+    max_memory_bytes: Optional[_Size] = Field(
+        default=None, alias="max_memory", description="largest peak memory of the process"
+    )
+    max_size_bytes: Optional[_Size] = Field(
+        default=None, alias="max_size", description="largest size of the engine's files"
+    )
+
+
+class Candidates(_Table):
+    """Settings to try. Empty: the plan's defaults for the host."""
+
+    threads: _Counts = Field(default=(), description="CPU threads of one session")
+    streams: _Counts = Field(
+        default=(), description="sessions side by side in one process (throughput)"
+    )
+    batch: _Counts = Field(default=(), description="samples per inference (throughput)")
+    processes: _Counts = Field(default=(), description="processes side by side (throughput)")
+    in_flight: _Counts = Field(
+        default=(), description="inferences in flight in one process (throughput)"
+    )
+    devices: _Devices = Field(default=(), description="devices to try; else the target's device")
+    options: Mapping[str, Mapping[str, _Values]] = Field(
+        default_factory=dict,
+        description="values to try of each option of a backend's runtime, "
+        "as [candidates.options.BACKEND]",
+    )
+
+
+class Measure(_Table):
+    """How much is measured, and what a measurement may take."""
+
+    rounds: Annotated[int, whole(1, 100)] = Field(
+        default=5, description="launches of each candidate; verdicts need 3 or more"
+    )
+    passes: Annotated[int, whole(1, 100)] = Field(
+        default=4, description="turns of each process within a round"
+    )
+    slice_ms: Annotated[int, whole(1, 60_000)] = Field(
+        default=100, description="shortest time of one turn, in milliseconds"
+    )
+    warmup_iterations: Annotated[int, whole(10, 1_000_000)] = Field(
+        default=10, description="fewest iterations before timing"
+    )
+    warmup_cap_s: _Seconds = Field(
+        default=10.0,
+        description="longest warm-up, in seconds; beyond it a launch counts as non-steady",
+    )
+    calibration_samples: _Samples = Field(
+        default=128, description="samples that quantization may look at, never validated on"
+    )
+    validation_samples: Optional[_Samples] = Field(
+        default=None,
+        description="samples that accuracy is computed on; all that are left when absent",
+    )
+    timeout_s: _Seconds = Field(
+        default=300.0, description="longest time of one step (a build, a load, a slice), in seconds"
+    )
+    memory_limit_bytes: Optional[_Size] = Field(
+        default=None, alias="memory_limit", description="memory that a worker process may use"
+    )
+    live_memory_fraction: Annotated[float, number(0, 1, above=True)] = Field(
+        default=0.6,
+        description="part of the available memory that processes alive together may fill",
+    )
+
+
+class SweepConfig(_Table):
+    """All of ``sweep.toml`` after the command line's overrides."""
+
+    model: _File = Field(description="the model's file (or the command line's MODEL)")
+    data: _Source = Field(description="the data: an .npz, a folder of them, or module:function")
+    calibration: Optional[_Source] = Field(
+        default=None, description="data for calibration only; else a seeded part of data"
+    )
+    metric: Optional[_Part] = Field(
+        default=None,
+        description="the accuracy metric's name, or module:function; else chosen by the data",
+    )
+    target: Optional[_Part] = Field(
+        default=None,
+        description="the target in devices.toml; else the first that matches this host",
+    )
+    out: _File = Field(default="results", description="the folder that keeps the results")
+    backends: Annotated[tuple[_Backend, ...], AfterValidator(some)] = Field(
+        default=(), description="backends to compare; else all that are usable"
+    )
+    precisions: Annotated[tuple[_Precision, ...], AfterValidator(some)] = Field(
+        default=(), description="precisions to compare; else all that a backend offers"
+    )
+    objective: _Objective = Field(
+        default="latency", description="what the recommendation makes best"
+    )
+    budget_s: Optional[_Duration] = Field(
+        default=None,
+        alias="budget",
+        description="longest time of the measurement; unlimited when absent",
+    )
+    seed: Annotated[int, whole(0, 2**32 - 1)] = Field(
+        default=0, description="seed of every random choice: splits and orders"
+    )
+    constraints: Constraints = Field(default_factory=Constraints)
+    candidates: Candidates = Field(default_factory=Candidates)
+    measure: Measure = Field(default_factory=Measure)
+    python: Mapping[str, _Python] = Field(
+        default_factory=dict,
+        description="the interpreter of a backend that has an environment of its own",
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values under the file's keys; :meth:`from_dict` gives an equal value back."""
+        plain = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        lists = {name: value for name, value in plain["candidates"].items() if value != []}
+        return {name: value for name, value in plain.items() if value != []} | {"candidates": lists}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str = "config") -> SweepConfig:
+        """The value that :meth:`to_dict` described. Raises InputError."""
+        return _validated(cls, data, source)
+
+
+class Match(_Table):
+    """How a host is recognised as a target: all that is given must hold, in any case of letters."""
+
+    hostname: Optional[_Part] = Field(
+        default=None, description="its host name, with or without domain"
+    )
+    cpu: Optional[_Part] = Field(default=None, description="a part of the CPU's name")
+    machine: Optional[_Part] = Field(default=None, description="a part of the product's name")
+    gpu: Optional[_Part] = Field(default=None, description="a part of the name of an NVIDIA GPU")
+
+    def holds(self, host: Host) -> Optional[bool]:
+        """Whether all that is given holds; None when nothing is given."""
+        name = (host.hostname or "").lower()
+        checks = (
+            []
+            if self.hostname is None
+            else [self.hostname.lower() in {name, name.partition(".")[0]}]
+        )
+        for part, texts in (
+            (self.cpu, [host.cpu.model]),
+            (self.machine, [host.machine]),
+            (self.gpu, [gpu.name for gpu in host.gpus]),
+        ):
+            if part is not None:
+                checks.append(any(part.lower() in text.lower() for text in texts if text))
+        return all(checks) if checks else None
+
+
+class Target(_Table):
+    """One machine of the lab and the device on it to deploy on."""
+
+    device: _Device = Field(default="cpu", description="the device: cpu, gpu:0, npu, auto ...")
+    description: _Words = Field(default="", description="what the machine is, for the report")
+    reach: _Reach = Field(
+        default="local", description="how to get there: local, or ssh://user@host:port"
+    )
+    threads: Annotated[_Counts, BeforeValidator(listed)] = Field(
+        default=(), description="CPU threads to try here, one number or a list"
+    )
+    compute_capability: Optional[_Capability] = Field(
+        default=None, description="the GPU's, for building its engines on another machine"
+    )
+    notes: _Words = Field(default="", description="anything worth remembering")
+    match: Match = Field(default_factory=Match)
+    constraints: Constraints = Field(default_factory=Constraints)
+    python: Mapping[str, _Python] = Field(
+        default_factory=dict,
+        description="the interpreter of a backend that has an environment of its own",
+    )
+
+    def matches(self, host: Host) -> bool:
+        """Whether that host is this target. Without ``match``, a local target is any host."""
+        holds = self.match.holds(host)
+        return self.reach == "local" if holds is None else holds
+
+
+def _any_target(targets: Mapping[str, Target]) -> Mapping[str, Target]:
+    if not targets:
+        what = "no target is defined; expected at least one, such as [targets.local]"
+        raise PydanticCustomError("reader", "{what}", {"what": what})
+    return targets
+
+
+class Lab(_Table):
+    """All of ``devices.toml``, targets in the file's order."""
+
+    targets: Annotated[Mapping[_TargetName, Target], AfterValidator(_any_target)]
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading the files
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def load_sweep(
+    path: Union[str, os.PathLike[str], None] = None,
+    overrides: Optional[Mapping[str, object]] = None,
+) -> SweepConfig:
+    """Read a ``sweep.toml``, or none, with the command line's overrides on top.
+
+    overrides: by key path (``"constraints.max_latency"``), as typed (``"5ms"``); nested mappings do
+    as well. None and empty lists are options that weren't given. Relative paths in a file are
+    relative to it, and must exist; those of overrides are left as they are.
+    Raises InputError with every mistake of the file and the overrides.
+    """
+    data = {} if path is None else _read_toml(Path(path))
+    given = _overlay(data, overrides or {})
+    problems = _absent_files(data, Path(path), given) if path is not None else []
+    try:
+        config = SweepConfig.model_validate(data)
+    except ValidationError as error:
+        source = None if path is None else str(path)
+        found_too = explain(error, SweepConfig, data, source, given)
+        raise InputError([*found_too, *problems]) from None
+    if problems:
+        raise InputError(problems)
+    return config if path is None else _anchored(config, Path(path).parent, given)
+
+
+def load_lab(path: Union[str, os.PathLike[str], None] = None) -> Lab:
+    """Read a ``devices.toml``.
+
+    None: ``./devices.toml``, or where there is none a lab of one target, ``local``, on the CPU.
+    Relative interpreters of local targets are relative to the file; those of others are theirs.
+    Raises InputError with every mistake of the file.
+    """
+    if path is None and not Path("devices.toml").exists():
+        return Lab(targets={"local": Target(description="this machine")})
+    file = Path("devices.toml" if path is None else path)
+    lab = _validated(Lab, _read_toml(file), str(file))
+    targets = {
+        name: target.model_copy(update={"python": _interpreters(target.python, file.parent)})
+        if target.reach == "local"
+        else target
+        for name, target in lab.targets.items()
+    }
+    return lab.model_copy(update={"targets": targets})
+
+
+def find_target(
+    lab: Lab, host: Host, name: Optional[str] = None, where: str = "--target"
+) -> tuple[str, Target]:
+    """The target of that name; without one, the target that this host is.
+
+    The first whose ``match`` recognises the host, then the first local one without ``match``.
+    where: what named the target, for the error. Raises InputError when there is none.
+    """
+    listing = f"the targets are: {', '.join(lab.targets)}"
+    if name is not None:
+        if name in lab.targets:
+            return name, lab.targets[name]
+        hint = did_you_mean(name, lab.targets)
+        what = f"no target {found(name)} in the lab" + (f"; {hint}" if hint else "")
+        raise InputError([Problem(where, what, listing)])
+    fitting = [(key, target) for key, target in lab.targets.items() if target.matches(host)]
+    # a target that recognises the host says more than one that takes any
+    fitting.sort(key=lambda item: item[1].match.holds(host) is None)
+    if fitting:
+        return fitting[0]
+    parts = (host.hostname, host.machine, host.cpu.model)
+    known = ", ".join(filter(None, parts)) or "an unknown one"
+    what = f"no target of the lab matches this host ({known})"
+    fix = f"add [targets.local] to devices.toml, or name one with --target; {listing}"
+    raise InputError([Problem(where, what, fix)])
+
+
+def merge(
+    target: Constraints, sweep: Constraints, cli: Optional[Constraints] = None
+) -> Constraints:
+    """What holds: each limit from the last of these that sets it. Defaults set nothing."""
+    merged: dict[str, object] = {}
+    for level in (target, sweep, *([cli] if cli else [])):
+        merged |= {name: getattr(level, name) for name in level.model_fields_set}
+    return Constraints().model_copy(update=merged)
+
+
+def for_target(config: SweepConfig, target: Target) -> SweepConfig:
+    """The sweep on a target: what the sweep leaves open is filled in from the target."""
+    tried = config.candidates
+    chosen = {
+        "threads": tried.threads or target.threads,
+        "devices": tried.devices or (target.device,),
+    }
+    return config.model_copy(
+        update={
+            "constraints": merge(target.constraints, config.constraints),
+            "candidates": tried.model_copy(update=chosen),
+            "python": {**target.python, **config.python},
+        }
+    )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError([Problem(str(path), "no such file")]) from None
+    except OSError as error:
+        problem = Problem(str(path), f"can't be read: {error.strerror or error}")
+        raise InputError([problem]) from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        what = "not UTF-8 text, which TOML files are"
+        raise InputError([Problem(f"{path}: line {line}", what)]) from None
+    except RecursionError:
+        raise InputError([Problem(str(path), "nested too deeply")]) from None
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        at = re.search(r" \(at (line \d+, column \d+|end of document)\)$", str(error))
+        place, text = (f": {at[1]}", str(error)[: at.start()]) if at else ("", str(error))
+        fix = "text is written in quotes, a list as [1, 2], a table as [name]"
+        raise InputError([Problem(f"{path}{place}", f"not TOML: {text}", fix)]) from None
+
+
+def _overlay(data: dict[str, Any], overrides: Mapping[str, object]) -> set[KeyPath]:
+    """Put the overrides into ``data``; the paths of those that were given."""
+    given: set[KeyPath] = set()
+    for path, value in _flat(overrides):
+        table: Any = data
+        for part in path[:-1]:
+            table = table.setdefault(part, {}) if isinstance(table, dict) else None
+        if isinstance(table, dict):  # else the file has a value for a table, which is reported
+            table[path[-1]] = list(value) if isinstance(value, tuple) else value
+            given.add(path)
+    return given
+
+
+def _flat(
+    overrides: Mapping[str, object], above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    for key, value in overrides.items():
+        path = (*above, key) if above else tuple(key.split("."))
+        if isinstance(value, Mapping):
+            yield from _flat(value, path)
+        elif value is not None and not (isinstance(value, (list, tuple)) and not value):
+            yield path, value
+
+
+def _resolved(text: str, folder: Path) -> str:
+    # Path.resolve would follow a virtual environment's link to the interpreter below it, and
+    # Path.expanduser raises for unknown users
+    return os.path.abspath(os.path.join(folder, os.path.expanduser(text)))  # noqa: PTH100, PTH111, PTH118
+
+
+_FILES = ("model", "data", "calibration", "out")
+
+
+def _absent_files(data: Mapping[str, Any], file: Path, given: set[KeyPath]) -> list[Problem]:
+    problems = []
+    for key in _FILES[:-1]:
+        text = data.get(key)
+        if not isinstance(text, str) or not text or (key,) in given or is_function(text):
+            continue
+        # Path.exists raises for a name that is too long
+        if not os.path.exists(_resolved(text, file.parent)):  # noqa: PTH110
+            what = f"no such file or folder: {_resolved(text, file.parent)}"
+            problems.append(Problem(f"{file}: {key}", what, "paths are relative to this file"))
+    return problems
+
+
+def _anchored(config: SweepConfig, folder: Path, given: set[KeyPath]) -> SweepConfig:
+    """Paths of the file made absolute; those of the command line stay as they are."""
+    changed: dict[str, object] = {}
+    for key in _FILES:
+        text = getattr(config, key)
+        in_file = key in config.model_fields_set and (key,) not in given
+        if in_file and not (key in {"data", "calibration"} and is_function(text)):
+            changed[key] = _resolved(text, folder)
+    own = {name: path for name, path in config.python.items() if ("python", name) not in given}
+    changed["python"] = {**config.python, **_interpreters(own, folder)}
+    return config.model_copy(update=changed)
+
+
+def _interpreters(python: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """A bare command (``python3.9``) is looked up on the PATH, when it is used."""
+    return {name: _resolved(path, folder) if "/" in path else path for name, path in python.items()}
+
+
+def _validated(model: type[_Model], data: Mapping[str, Any], source: str) -> _Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise InputError(explain(error, model, data, source, set())) from None

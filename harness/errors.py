@@ -1,0 +1,75 @@
+"""Every error the project raises on purpose.
+
+::
+
+    EnginePickError
+    ├── InputError                 the user's input is wrong (exit code 2); carries all problems at once
+    ├── StoreError                 results can't be kept: the disk is full, the file is locked
+    └── BackendError               raised by backends inside a worker; becomes a record
+        ├── UnsupportedError       the runtime can't do this (an operator, a precision, a shape)
+        ├── UnavailableError       the runtime or the device isn't on this host
+        └── OutOfMemoryError       the runtime, or the user's limit, refused memory
+
+Anything else that a backend raises is a fault of the runtime and is recorded as ``failed``.
+This module is imported by workers, so it needs nothing but the standard library of Python 3.9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Optional
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in the user's input.
+
+    where: a key path (``measure.rounds``), a file, or an option (``--data``).
+    what: what is wrong, and what was expected.
+    fix: the next command or edit, when there is one.
+    """
+
+    where: str
+    what: str
+    fix: Optional[str] = None
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}"
+        return f"{text}\n    -> {self.fix}" if self.fix else text
+
+
+class EnginePickError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class InputError(EnginePickError):
+    """The user's input is wrong. Nothing has been measured or written."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class StoreError(EnginePickError):
+    """A result can't be kept. What was kept before stays readable."""
+
+
+class BackendError(EnginePickError):
+    """A backend's own, classified refusal. ``fix`` is the next command for the user, if any."""
+
+    def __init__(self, message: str, fix: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.fix = fix
+
+
+class UnsupportedError(BackendError):
+    """The runtime can't do what was asked: an operator, a precision, a layout."""
+
+
+class UnavailableError(BackendError):
+    """The runtime or the device isn't usable on this host."""
+
+
+class OutOfMemoryError(BackendError):
+    """The runtime or the user's limit refused memory."""

@@ -1,0 +1,264 @@
+"""What a worker can be asked, and what it answers: one frozen dataclass each.
+
+The parent sends a job as one JSON line and gets one JSON line back (:mod:`harness.wire`). A worker
+serves many jobs in order; the measuring ones follow an :class:`OpenJob`. Python 3.9, standard
+library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from harness.datasets import DataRef, split
+from harness.errors import Problem
+from harness.types import (
+    Engine,
+    Executed,
+    Precision,
+    Settings,
+    Stage,
+    Status,
+    TensorSpec,
+)
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a backend's object is: ``module:attribute``."""
+
+    module: str
+    attribute: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some samples of a dataset: all validation or all calibration samples, or one.
+
+    The parent never holds the index lists: they follow from (calibration, seed), see
+    :func:`harness.datasets.split`. use: ``calibration``, ``validation``, or ``all`` (of data that
+    were given for one purpose only). The fixed sample that is timed is the first to validate.
+    """
+
+    data: DataRef
+    use: str
+    calibration: int
+    seed: int
+    limit: Optional[int] = None
+
+    def indices(self) -> tuple[int, ...]:
+        """The sample numbers, in order."""
+        if self.use == "all":
+            part = tuple(range(self.data.samples))
+        else:
+            both = split(self.data.samples, self.calibration, self.seed)
+            part = both[0] if self.use == "calibration" else both[1]
+        return part if self.limit is None else part[: self.limit]
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """Ask a backend what it finds here. Answer: :class:`harness.types.Probe`."""
+
+    backend: Location
+
+
+@dataclass(frozen=True)
+class CheckJob:
+    """Check the user's model and data. Answer: :class:`harness.checks.Checked`."""
+
+    model: str
+    data: str
+    metric: Optional[str]
+    calibration: Optional[str]
+    spool: str
+
+
+@dataclass(frozen=True)
+class VariantJob:
+    """Make a shared variant. Answer: :class:`Noted`."""
+
+    recipe: str
+    parameters: tuple[tuple[str, str], ...]
+    source: str
+    out: str
+    inputs: tuple[TensorSpec, ...]
+    calibration: Optional[Samples]
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A step's notes for the record."""
+
+    notes: tuple[str, ...]
+    took_ns: int
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """Build an engine in ``workdir``. Answer: :class:`Built`."""
+
+    backend: Location
+    model: str
+    precision: Precision
+    recipe: str
+    device: str
+    inputs: tuple[TensorSpec, ...]
+    calibration: Optional[Samples]
+    workdir: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished build."""
+
+    engine: Engine
+    took_ns: int
+
+
+@dataclass(frozen=True)
+class OpenJob:
+    """Open an engine and bind the fixed sample. Answer: :class:`Opened`."""
+
+    backend: Location
+    engine: Engine
+    device: str
+    settings: Settings
+    sample: Samples
+    inputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """open_ns: loading the engine; first_ns: the first inference, bind to fetch."""
+
+    open_ns: int
+    first_ns: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class WarmJob:
+    """Warm up. ``iterations``: a count found earlier; None: by the steadiness rule."""
+
+    iterations: Optional[int]
+    min_iterations: int
+    min_ns: int
+    max_iterations: int
+    max_ns: int
+
+
+@dataclass(frozen=True)
+class Warmed:
+    """How the warm-up went; ``steady`` is None where a count was given."""
+
+    iterations: int
+    steady: Optional[bool]
+
+
+@dataclass(frozen=True)
+class SliceJob:
+    """Measure for at least ``min_ns`` and ``min_iterations``. Answer: :class:`Sliced`."""
+
+    timed: str
+    min_ns: int
+    min_iterations: int
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """Raw durations (``end-to-end``, ``run``) or gaps between completions (``throughput``).
+
+    numbers: base64 of little-endian uint64 nanoseconds. started_ns: on the monotonic clock, which
+    processes of one host share.
+    """
+
+    timed: str
+    started_ns: int
+    numbers: str
+    settling: int
+    run_delay_ns: Optional[int]
+    involuntary_switches: Optional[int]
+    cpu_ns: Optional[int]
+
+
+@dataclass(frozen=True)
+class FinishJob:
+    """End a launch: read memory, compare the fixed sample's output.
+
+    explain: say also what really ran, and with what code a user's program runs it.
+    """
+
+    expected: Optional[str]
+    explain: bool
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a launch. output_error: as in :class:`harness.record.LaunchRecord`."""
+
+    peak_rss_bytes: Optional[int]
+    import_only_bytes: Optional[int]
+    pss_bytes: Optional[int]
+    output_error: Optional[float]
+    executed: Optional[Executed]
+    deploy_code: Optional[str]
+    versions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class AccuracyJob:
+    """Run all validation samples through the session that an OpenJob opened.
+
+    reference: the file with the reference's outputs on the same samples; None: these outputs are
+    the reference. keep: the file to keep all outputs in. fixed: the file for the fixed sample's
+    output, which launches are compared with.
+    """
+
+    samples: Samples
+    inputs: tuple[TensorSpec, ...]
+    batch: int
+    metric: str
+    reference: Optional[str]
+    keep: Optional[str]
+    fixed: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The metric over all samples. scores: base64 of little-endian float64, validation order.
+
+    problem: why the outputs can't be right (NaN, constant ...), or None.
+    """
+
+    samples: int
+    value: Optional[float]
+    labelled: bool
+    higher_is_better: bool
+    scores: str
+    cosine_mean: Optional[float]
+    cosine_min: Optional[float]
+    sqnr_db: Optional[float]
+    max_abs_error: Optional[float]
+    top1: Optional[float]
+    problem: Optional[str]
+    executed: Optional[Executed]
+    versions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A job that failed: the classified exception. Any job may be answered by it."""
+
+    status: Status
+    stage: Stage
+    reason: str
+    fix: Optional[str]
+
+
+@dataclass(frozen=True)
+class Problems:
+    """All that is wrong with the user's model and data."""
+
+    problems: tuple[Problem, ...]

@@ -1,0 +1,202 @@
+"""Which candidates there are: model x backend x precision x recipe x device x settings.
+
+Pure: the same capabilities, probes and wishes give the same plan. What can't run is left out with
+its reason, so that nothing is ever silently absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+
+from harness.backend import Capabilities, Offer
+from harness.types import (
+    Candidate,
+    Precision,
+    Probe,
+    Scenario,
+    Settings,
+    Status,
+    TensorSpec,
+)
+
+DEFAULT_BATCH = 8
+REFERENCE_BACKEND = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A backend as the plan sees it: what it can do at all, and what it found here."""
+
+    name: str
+    capabilities: Capabilities
+    probe: Probe
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asks to be compared. Empty: the defaults for this host and scenario.
+
+    options: per backend, the values to try of each of its options.
+    """
+
+    scenario: Scenario
+    devices: tuple[str, ...]
+    cores: int
+    precisions: tuple[Precision, ...] = ()
+    threads: tuple[int, ...] = ()
+    streams: tuple[int, ...] = ()
+    processes: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
+    in_flight: tuple[int, ...] = ()
+    options: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A combination that is left out. status: unsupported or unavailable."""
+
+    candidate: Candidate
+    status: Status
+    reason: str
+    fix: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be built and measured. baseline: the id of the fp32 that speed-ups refer to."""
+
+    candidates: tuple[Candidate, ...]
+    skips: tuple[Skipped, ...]
+    baseline: str | None
+
+
+def make_plan(
+    backends: Iterable[Known],
+    wishes: Wishes,
+    inputs: tuple[TensorSpec, ...],
+    model_format: str = "onnx",
+    calibration_samples: int = 1,
+) -> Plan:
+    """Combine everything, and sort out what can't run."""
+    candidates: list[Candidate] = []
+    skips: list[Skipped] = []
+    for known in backends:
+        for offer, device in product(_offers(known, wishes), wishes.devices):
+            for settings in settings_for(known, wishes):
+                candidate = Candidate(known.name, offer.precision, offer.recipe, device, settings)
+                refusal = (
+                    _refuse_backend(known, model_format)
+                    or _refuse_device(known, offer, device)
+                    or _refuse_settings(settings, inputs)
+                    or _refuse_calibration(offer, calibration_samples)
+                )
+                if refusal is None:
+                    candidates.append(candidate)
+                else:
+                    skips.append(Skipped(candidate, *refusal))
+    return Plan(tuple(candidates), tuple(skips), find_baseline(candidates))
+
+
+def find_baseline(candidates: Iterable[Candidate]) -> str | None:
+    """The fp32 candidate that speed-ups and accuracy drops refer to.
+
+    ONNX Runtime's where there is one, since that is what most users deploy from; else the first.
+    """
+    fp32 = [candidate for candidate in candidates if candidate.precision is Precision.FP32]
+    fp32.sort(key=lambda candidate: candidate.backend != REFERENCE_BACKEND)
+    return fp32[0].id if fp32 else None
+
+
+def _offers(known: Known, wishes: Wishes) -> Iterator[Offer]:
+    for offer in known.capabilities.offers:
+        if not wishes.precisions or offer.precision in wishes.precisions:
+            yield offer
+
+
+def settings_for(known: Known, wishes: Wishes) -> Iterator[Settings]:
+    """All settings to try with one backend."""
+    options = wishes.options.get(known.name, {})
+    for chosen in product(*options.values()):
+        pairs = tuple(zip(options, chosen, strict=True))
+        if wishes.scenario is Scenario.LATENCY:
+            for threads in wishes.threads or (wishes.cores,):
+                yield Settings(Scenario.LATENCY, threads=threads, options=pairs)
+        else:
+            yield from _throughput_settings(known, wishes, pairs)
+
+
+def _throughput_settings(
+    known: Known, wishes: Wishes, options: tuple[tuple[str, str], ...]
+) -> Iterator[Settings]:
+    """Streams x processes x batch; all the host's cores are shared out among them.
+
+    A backend with streams of its own gets a process's cores in one session; for the others each
+    stream is a session with its part of them.
+    """
+    cores = wishes.cores
+    if wishes.streams or wishes.processes or wishes.batch:
+        combinations = list(
+            product(wishes.streams or (1,), wishes.processes or (1,), wishes.batch or (1,))
+        )
+    else:  # one of everything; then fill the cores each way that is usual
+        combinations = [(1, 1, 1), (cores, 1, 1), (cores, 1, DEFAULT_BATCH), (1, cores, 1)]
+    own_streams = "streams" in known.capabilities.settings
+    seen = set()
+    for streams, processes, batch in combinations:
+        share = cores // processes if own_streams else cores // (processes * streams)
+        for threads, in_flight in product(
+            wishes.threads or (max(1, share),), wishes.in_flight or (streams,)
+        ):
+            settings = Settings(
+                Scenario.THROUGHPUT, threads, streams, processes, batch, in_flight, options
+            )
+            if settings not in seen:
+                seen.add(settings)
+                yield settings
+
+
+_Refusal = tuple[Status, str, str | None]
+
+
+def _refuse_backend(known: Known, model_format: str) -> _Refusal | None:
+    if known.probe.problem is not None:
+        return Status.UNAVAILABLE, known.probe.problem, known.probe.fix
+    if model_format not in known.capabilities.formats:
+        formats = ", ".join(known.capabilities.formats)
+        return Status.UNSUPPORTED, f"{known.name} reads {formats}, not {model_format}", None
+    return None
+
+
+def _refuse_device(known: Known, offer: Offer, device_id: str) -> _Refusal | None:
+    """Compound strings (``auto:...``, ``hetero:...``) are the runtime's own to judge."""
+    compound = device_id.split(":")[0] in ("auto", "hetero", "multi", "batch")
+    device = known.probe.device(device_id)
+    if device is None and not compound:
+        found = ", ".join(device.id for device in known.probe.devices) or "none"
+        reason = f"{known.name} finds no device {device_id} here (it finds: {found})"
+        return Status.UNAVAILABLE, reason, "enginepick devices"
+    if offer.native and device is not None and offer.precision not in device.precisions:
+        native = ", ".join(str(precision) for precision in device.precisions) or "not said"
+        reason = f"{device.name} does not execute {offer.precision} natively (it does: {native})"
+        return Status.UNSUPPORTED, reason, None
+    return None
+
+
+def _refuse_settings(settings: Settings, inputs: tuple[TensorSpec, ...]) -> _Refusal | None:
+    if settings.batch == 1:
+        return None
+    for spec in inputs:
+        if not spec.shape or (isinstance(spec.shape[0], int) and spec.shape[0] != settings.batch):
+            first = spec.shape[0] if spec.shape else "none"
+            reason = f"batch {settings.batch}: the leading dimension of {spec.name} is {first}"
+            return Status.UNSUPPORTED, reason, "export the model with a dynamic batch axis"
+    return None
+
+
+def _refuse_calibration(offer: Offer, samples: int) -> _Refusal | None:
+    if offer.calibrated and samples < 1:
+        reason = "no calibration samples: all the data validates"
+        return Status.UNSUPPORTED, reason, "set measure.calibration_samples or give --calibration"
+    return None

@@ -1,0 +1,248 @@
+"""From the user's wishes to a plan: host, target, backends, model and data, all checked first.
+
+Every mistake is found here, all of them at once, before anything is built or written.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from harness import jobs, registry
+from harness.backend import Capabilities
+from harness.cache import Cache
+from harness.child import Child
+from harness.config import Lab, SweepConfig, Target, find_target, for_target
+from harness.errors import EnginePickError, InputError, Problem
+from harness.host import Host, probe_host
+from harness.plan import Known, Plan, Wishes, make_plan
+from harness.setup import Home, Setup, ask_parent_side
+from harness.types import Precision, Probe, Scenario, Stage
+
+CHECK_TIMEOUT_S = 3600.0
+PROBE_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep that can start. checked: what :mod:`harness.checks` found of model and data."""
+
+    config: SweepConfig
+    target_name: str
+    target: Target
+    host: Host
+    checked: Any
+    knowns: tuple[Known, ...]
+    homes: Mapping[str, Home]
+    plan: Plan
+
+    @property
+    def calibration_count(self) -> int:
+        """How many samples are split off for calibration; 0 when they have data of their own."""
+        if self.checked.calibration is not None:
+            return 0
+        return split_off(self.config.measure.calibration_samples, self.checked.data.samples)
+
+    def setup(self) -> Setup:
+        """What the steps of the run need to know."""
+        checked, config = self.checked, self.config
+        validation = jobs.Samples(
+            checked.data,
+            "validation",
+            self.calibration_count,
+            config.seed,
+            config.measure.validation_samples,
+        )
+        own = checked.calibration
+        if own is not None:
+            limit = min(config.measure.calibration_samples, own.samples)
+            calibration = jobs.Samples(own, "all", 0, config.seed, limit)
+        else:
+            calibration = jobs.Samples(
+                checked.data, "calibration", self.calibration_count, config.seed
+            )
+        return Setup(
+            model=checked.model.path,
+            model_sha256=checked.model.sha256,
+            inputs=checked.model.inputs,
+            validation=validation,
+            calibration=calibration if len(calibration.indices()) else None,
+            homes=self.homes,
+            probes={known.name: known.probe for known in self.knowns},
+            isa=frozenset(self.host.cpu.isa),
+            timeout_s=config.measure.timeout_s,
+            memory_limit_bytes=config.measure.memory_limit_bytes,
+        )
+
+
+def split_off(wanted: int, samples: int) -> int:
+    """How many samples calibrate: as many as wanted, but at most a third of the data."""
+    return min(wanted, samples // 3)
+
+
+def prepare(config: SweepConfig, lab: Lab, cache: Cache) -> Prepared:
+    """Check everything and plan. Raises InputError with all problems."""
+    host = probe_host()
+    problems: list[Problem] = []
+    try:
+        target_name, target = find_target(lab, host, config.target)
+        config = for_target(config, target)
+    except InputError as error:
+        problems += error.problems
+        target_name, target = "", Target()
+    if target.reach != "local":
+        what = f"the target {target_name} is reached by {target.reach}; a sweep runs on this host"
+        problems.append(Problem("--target", what, f"run the same command on {target_name}"))
+    problems += _unwritable(Path(config.out))
+    names, unknown = _chosen_backends(config)
+    problems += unknown
+    checked = _check(config, cache, problems)
+    if problems:
+        raise InputError(problems)
+    homes = {name: _home(name, config.python) for name in names}
+    knowns = tuple(find_backend(name, homes.get(name)) for name in names)
+    prepared = Prepared(
+        config=config,
+        target_name=target_name,
+        target=target,
+        host=host,
+        checked=checked,
+        knowns=knowns,
+        homes={name: home for name, home in homes.items() if home is not None},
+        plan=Plan((), (), None),
+    )
+    return _planned(prepared)
+
+
+def _planned(prepared: Prepared) -> Prepared:
+    config, checked = prepared.config, prepared.checked
+    wishes = wishes_of(config, prepared.host)
+    calibrating = prepared.calibration_count if checked.calibration is None else 1
+    plan = make_plan(
+        prepared.knowns, wishes, checked.model.inputs, checked.model.format, calibrating
+    )
+    if not plan.candidates:
+        raise InputError(_nothing_to_do(plan))
+    return replace(prepared, plan=plan)
+
+
+def wishes_of(config: SweepConfig, host: Host) -> Wishes:
+    """The plan's part of the configuration."""
+    tried = config.candidates
+    cores = min(host.cpu.physical_cores or 1, host.cpu.available_cpus or 1)
+    return Wishes(
+        scenario=Scenario.THROUGHPUT if config.objective == "throughput" else Scenario.LATENCY,
+        devices=tried.devices or ("cpu",),
+        cores=cores,
+        precisions=tuple(Precision(each) for each in config.precisions),
+        threads=tried.threads,
+        streams=tried.streams,
+        processes=tried.processes,
+        batch=tried.batch,
+        in_flight=tried.in_flight,
+        options=tried.options,
+    )
+
+
+def _nothing_to_do(plan: Plan) -> list[Problem]:
+    reasons = {(skip.reason, skip.fix) for skip in plan.skips}
+    if not reasons:
+        return [Problem("--precision", "no backend offers any of these precisions")]
+    return [Problem("plan", f"nothing can run: {reason}", fix) for reason, fix in sorted(reasons)]
+
+
+def _chosen_backends(config: SweepConfig) -> tuple[list[str], list[Problem]]:
+    """All that aren't hidden, or those asked for."""
+    if not config.backends:
+        return [name for name in registry.names() if not registry.hidden(name)], []
+    problems: list[Problem] = []
+    for name in config.backends:
+        try:
+            registry.location(name)
+        except InputError as error:
+            problems += error.problems
+        except EnginePickError:
+            pass  # a broken plug-in: its row in the plan says so
+    return list(dict.fromkeys(config.backends)), problems
+
+
+def _home(name: str, python: Mapping[str, str]) -> Home | None:
+    try:
+        place = registry.location(name)
+    except EnginePickError:
+        return None
+    return Home(jobs.Location(place.module, place.attribute), python.get(name))
+
+
+def find_backend(name: str, home: Home | None) -> Known:
+    """Capabilities and probe; a backend that can't be loaded has a probe that says why."""
+    backend = registry.safe_load(name)
+    if isinstance(backend, Probe) or home is None:
+        problem = backend if isinstance(backend, Probe) else Probe(name, problem="not found")
+        return Known(name, Capabilities(("onnx",), (), ""), problem)
+    return Known(name, backend.capabilities, ask_probe(name, home))
+
+
+def ask_probe(name: str, home: Home) -> Probe:
+    """Probe in a child: the parent never loads a runtime."""
+    try:
+        with Child(python=home.python, packages=("harness", home.package)) as child:
+            answer = child.ask(
+                jobs.ProbeJob(home.location), Probe, Stage.PROBE, PROBE_TIMEOUT_S
+            )
+    except OSError as error:  # the interpreter can't be started
+        return Probe(name, problem=f"{home.python}: {error.strerror}", fix=f"mend python.{name}")
+    if isinstance(answer, jobs.Refused):
+        return Probe(name, problem=answer.reason, fix=answer.fix)
+    return answer
+
+
+def find_backends(names: Iterable[str], python: Mapping[str, str]) -> tuple[Known, ...]:
+    """Every one of these, usable or not."""
+    return tuple(find_backend(name, _home(name, python)) for name in names)
+
+
+def _check(config: SweepConfig, cache: Cache, problems: list[Problem]) -> Any:
+    """Model and data, checked in a child. Its problems are added."""
+    from harness.checks import Checked
+
+    job = jobs.CheckJob(
+        model=config.model,
+        data=config.data,
+        metric=config.metric,
+        calibration=config.calibration,
+        spool=str(cache.root / "spool"),
+    )
+    answer: Any = ask_parent_side(job, Checked, Stage.PLAN, CHECK_TIMEOUT_S)
+    if isinstance(answer, jobs.Problems):
+        problems += answer.problems
+    elif isinstance(answer, jobs.Refused):
+        problems.append(Problem(config.model, f"could not be checked: {answer.reason}"))
+    return answer
+
+
+def _unwritable(folder: Path) -> list[Problem]:
+    """Whether results can be written there; leaves nothing behind."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    fix = "choose another folder with --out"
+    if not existing.is_dir():
+        return [Problem("--out", f"{existing} is not a folder", fix)]
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        what = f"{existing} can't be written to ({error.strerror})"
+        return [Problem("--out", what, fix)]
+    return [] if os.access(existing, os.X_OK) else [Problem("--out", f"{existing}: no access", fix)]
+
+
+def own_version() -> str:
+    """The version of this project."""
+    return metadata.version("enginepick")

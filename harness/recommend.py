@@ -1,0 +1,334 @@
+"""Analysis x constraints x objective -> the choice, and why. Pure.
+
+Nothing is chosen on a guess: a candidate that isn't certified to meet a constraint is listed apart
+with what it would take to know, and candidates that can't be told apart are a tie, resolved by
+less memory and then by the higher precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.analyse import Analysis, Comparisons, Summary
+from harness.stats import Answer, Interval, Verdict, judge_limit
+from harness.types import Precision, Scenario, Status
+
+Objective = Literal["latency", "throughput", "memory", "size"]
+
+MEMORY_TIE = 1.05
+"""Peak memory of equal engines differs by some percent from launch to launch."""
+
+BY_PRECISION = (
+    Precision.FP32,
+    Precision.BF16,
+    Precision.FP16,
+    Precision.INT8_DYNAMIC,
+    Precision.INT8,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The user's constraints. None: no such limit."""
+
+    max_accuracy_drop: float | None = 0.01
+    max_latency_ns: float | None = None
+    max_memory_bytes: float | None = None
+    max_size_bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One constraint against one candidate. text: for people, with the figures."""
+
+    name: str
+    answer: Answer
+    text: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One candidate under the constraints.
+
+    place: ``choice``, ``tied`` (with the best), ``admissible``, ``unresolved`` (a constraint isn't
+    decided), ``refused`` (a constraint is missed), ``failed`` (no valid result) or ``unmeasured``.
+    against_best: its verdict against the fastest admissible candidate.
+    """
+
+    summary: Summary
+    place: str
+    checks: tuple[Check, ...] = ()
+    against_best: Verdict | None = None
+    on_front: bool = False
+
+    @property
+    def why(self) -> str:
+        """Why it is where it is, in one line."""
+        if self.place == "failed":
+            return f"{self.summary.status}: {self.summary.reason}"
+        wanted = {"refused": Answer.MISSES, "unresolved": Answer.UNRESOLVED}.get(self.place)
+        return "; ".join(check.text for check in self.checks if check.answer is wanted)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The choice for one target. choice None: no candidate is certified to meet the constraints.
+
+    runner_up: the best admissible candidate that isn't tied with the choice. certainty: in words.
+    unknown: what has to be measured to answer this question fully, with the command.
+    """
+
+    objective: Objective
+    limits: Limits
+    choice: Summary | None
+    runner_up: Summary | None
+    judgements: tuple[Judgement, ...]
+    certainty: str
+    unknown: tuple[str, ...] = ()
+
+    def placed(self, *places: str) -> tuple[Judgement, ...]:
+        """The judgements in these places, in order."""
+        return tuple(each for each in self.judgements if each.place in places)
+
+
+def recommend(
+    analysis: Analysis, limits: Limits | None = None, objective: Objective = "latency"
+) -> Recommendation:
+    """Decide."""
+    limits = limits or Limits()
+    scenario = Scenario.THROUGHPUT if objective == "throughput" else Scenario.LATENCY
+    compared = analysis.comparisons.get(scenario)
+    own = [s for s in analysis.summaries if s.candidate.settings.scenario is scenario]
+    checks = {s.candidate.id: check_limits(s, limits) for s in own}
+    admissible = [s for s in own if _is_measured(s) and _all_meet(checks[s.candidate.id])]
+    best = min(admissible, key=lambda s: _cost(s, objective), default=None)
+    tied = _tie_set(best, admissible, compared, objective) if best else []
+    choice = _resolve(tied)
+    front = {s.candidate.id for s in pareto_front([s for s in own if _is_measured(s)])}
+    judgements = tuple(
+        Judgement(
+            summary=s,
+            place=_place(s, choice, tied, checks[s.candidate.id]),
+            checks=checks[s.candidate.id],
+            against_best=compared.verdict(s.candidate.id, best.candidate.id)
+            if compared and best and _is_measured(s)
+            else None,
+            on_front=s.candidate.id in front,
+        )
+        for s in sorted(own, key=lambda s: _cost(s, objective))
+    )
+    others = [s for s in admissible if s not in tied]
+    runner_up = min(others, key=lambda s: _cost(s, objective), default=None)
+    return Recommendation(
+        objective=objective,
+        limits=limits,
+        choice=choice,
+        runner_up=runner_up,
+        judgements=judgements,
+        certainty=_certainty(choice, tied, runner_up, compared, objective),
+        unknown=_unknown(analysis, own, judgements, objective),
+    )
+
+
+def check_limits(summary: Summary, limits: Limits) -> tuple[Check, ...]:
+    """Every constraint that is set, in a fixed order."""
+    checks = []
+    if limits.max_accuracy_drop is not None:
+        checks.append(_check_accuracy(summary, limits.max_accuracy_drop))
+    if limits.max_latency_ns is not None:
+        checks.append(_check_latency(summary, limits.max_latency_ns))
+    if limits.max_memory_bytes is not None:
+        checks.append(_check_bytes("memory", summary.memory_bytes, limits.max_memory_bytes))
+    if limits.max_size_bytes is not None:
+        checks.append(_check_bytes("size", summary.size_bytes, limits.max_size_bytes))
+    return tuple(checks)
+
+
+def _check_accuracy(summary: Summary, limit: float) -> Check:
+    drop = summary.drop
+    if drop is None:
+        return Check("accuracy", Answer.UNRESOLVED, "accuracy drop not measured")
+    answer = drop.judge(limit)
+    if drop.losses == 0 and drop.gains == 0 and answer is Answer.UNRESOLVED:
+        seen = f"no difference in {drop.samples} samples"
+    else:
+        seen = f"accuracy drop {drop.value:+.4g} (95 % bounds {drop.low:+.4g} to {drop.high:+.4g})"
+    text = f"{seen}, limit {limit:g}"
+    more = drop.more_samples(limit) if answer is Answer.UNRESOLVED else None
+    if more is not None:
+        text += f"; about {more} more samples would certify it"
+    return Check("accuracy", answer, text)
+
+
+def _check_latency(summary: Summary, limit_ns: float) -> Check:
+    value = summary.time_ns
+    if value is None or summary.candidate.settings.scenario is Scenario.THROUGHPUT:
+        return Check("latency", Answer.UNRESOLVED, "latency not measured")
+    text = (
+        f"latency {value.value / 1e6:.4g} ms (95 % {value.low / 1e6:.4g} to"
+        f" {value.high / 1e6:.4g}), limit {limit_ns / 1e6:g} ms"
+    )
+    return Check("latency", judge_limit(value, limit_ns), text)
+
+
+def _check_bytes(name: str, value: float | None, limit: float) -> Check:
+    if value is None:
+        return Check(name, Answer.UNRESOLVED, f"{name} not measured")
+    text = f"{name} {value / 1e6:.4g} MB, limit {limit / 1e6:g} MB"
+    return Check(name, Answer.MEETS if value <= limit else Answer.MISSES, text)
+
+
+def _is_measured(summary: Summary) -> bool:
+    return summary.status is Status.OK and summary.time_ns is not None
+
+
+def _all_meet(checks: Iterable[Check]) -> bool:
+    return all(check.answer is Answer.MEETS for check in checks)
+
+
+def _cost(summary: Summary, objective: Objective) -> tuple[float, float]:
+    """What the objective makes least, then time; infinite where unknown."""
+    time = summary.time_ns.value if summary.time_ns else math.inf
+    if summary.status is not Status.OK:
+        return math.inf, math.inf
+    if objective == "memory":
+        return (math.inf if summary.memory_bytes is None else summary.memory_bytes), time
+    if objective == "size":
+        return (math.inf if summary.size_bytes is None else summary.size_bytes), time
+    return time, time
+
+
+def _tie_set(
+    best: Summary,
+    admissible: Sequence[Summary],
+    compared: Comparisons | None,
+    objective: Objective,
+) -> list[Summary]:
+    """Those that the objective can't tell from the best. UNRESOLVED is not a tie."""
+    if objective in ("memory", "size"):
+        factor = MEMORY_TIE if objective == "memory" else 1.0
+        top = _cost(best, objective)[0] * factor
+        return [s for s in admissible if _cost(s, objective)[0] <= top]
+    if compared is None:
+        return [best]
+    return [
+        s
+        for s in admissible
+        if s is best
+        or compared.verdict(s.candidate.id, best.candidate.id) is Verdict.TIED
+    ]
+
+
+def _resolve(tied: Sequence[Summary]) -> Summary | None:
+    """Less memory, then the higher precision, then less time."""
+    if not tied:
+        return None
+    known = [s.memory_bytes for s in tied if s.memory_bytes is not None]
+    least = min(known, default=0.0)
+    lean = [s for s in tied if s.memory_bytes is not None and s.memory_bytes <= least * MEMORY_TIE]
+    return min(
+        lean or tied,
+        key=lambda s: (
+            BY_PRECISION.index(s.candidate.precision),
+            s.time_ns.value if s.time_ns else math.inf,
+        ),
+    )
+
+
+def _place(
+    summary: Summary, choice: Summary | None, tied: Sequence[Summary], checks: Sequence[Check]
+) -> str:
+    if summary.status is not Status.OK:
+        return "failed"
+    if summary.time_ns is None:
+        return "unmeasured"
+    if summary is choice:
+        return "choice"
+    if summary in tied:
+        return "tied"
+    answers = [check.answer for check in checks]
+    if Answer.MISSES in answers:
+        return "refused"
+    return "unresolved" if Answer.UNRESOLVED in answers else "admissible"
+
+
+def pareto_front(summaries: Sequence[Summary]) -> list[Summary]:
+    """Those that no other beats in time, accuracy, memory and size together (point estimates)."""
+
+    def costs(s: Summary) -> tuple[float, ...]:
+        drop = s.drop.value if s.drop else math.inf
+        memory = math.inf if s.memory_bytes is None else s.memory_bytes
+        size = math.inf if s.size_bytes is None else float(s.size_bytes)
+        return (s.time_ns.value if s.time_ns else math.inf, drop, memory, size)
+
+    points = [costs(s) for s in summaries]
+
+    def beaten(mine: tuple[float, ...]) -> bool:
+        return any(
+            all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine
+            for other in points
+        )
+
+    return [s for s, mine in zip(summaries, points, strict=True) if not beaten(mine)]
+
+
+def _percent(ratio: Interval) -> str:
+    return f"{ratio.value:.2f}x (95 % {ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _certainty(
+    choice: Summary | None,
+    tied: Sequence[Summary],
+    runner_up: Summary | None,
+    compared: Comparisons | None,
+    objective: Objective,
+) -> str:
+    if choice is None:
+        return "no candidate is certified to meet every constraint"
+    parts = []
+    if len(tied) > 1:
+        names = ", ".join(s.label for s in tied if s is not choice)
+        parts.append(f"tied with {names}; chosen for less memory, then for the higher precision")
+    timed = objective in ("latency", "throughput") and compared is not None
+    if runner_up is not None and timed and compared is not None:
+        against = compared.verdict(choice.candidate.id, runner_up.candidate.id)
+        known = {choice.candidate.id, runner_up.candidate.id} <= set(compared.ids)
+        ratio = _percent(compared.ratio(choice.candidate.id, runner_up.candidate.id)) if known else "?"
+        words = {
+            Verdict.FASTER: f"{ratio} faster than the runner-up, {runner_up.label}",
+            Verdict.SLOWER: f"{ratio} of the speed of the runner-up, {runner_up.label}",
+            Verdict.TIED: f"within the margin of the runner-up, {runner_up.label}",
+            Verdict.UNRESOLVED: f"not yet told apart from {runner_up.label}: {ratio}",
+        }
+        parts.append(words[against])
+    elif runner_up is None and len(tied) == 1:
+        parts.append("the only candidate that meets every constraint")
+    if timed and compared is not None:
+        parts.append(f"{compared.rounds} rounds")
+    return "; ".join(parts)
+
+
+def _unknown(
+    analysis: Analysis,
+    own: Sequence[Summary],
+    judgements: Sequence[Judgement],
+    objective: Objective,
+) -> tuple[str, ...]:
+    """What this question needs and this run doesn't have."""
+    run = analysis.run
+    sweep = f"enginepick sweep {run.model.path} --data {run.data.source}"
+    unknown = []
+    if not any(_is_measured(s) for s in own):
+        unknown.append(f"{objective} was not measured: {sweep} --objective {objective}")
+    for each in judgements:
+        if each.place == "unresolved":
+            unknown.append(f"{each.summary.label}: {each.why}")
+        elif each.place == "unmeasured":
+            unknown.append(
+                f"{each.summary.label} was planned, and not measured in a finished round:"
+                f" enginepick sweep --resume {run.run_id}"
+            )
+    return tuple(unknown)

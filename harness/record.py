@@ -1,0 +1,285 @@
+"""The records: what is kept of a run, one JSON line each, immutable and versioned.
+
+A run's file begins with its :class:`RunRecord`; every build, accuracy pass and launch adds one
+line, whatever its outcome. Statistics are derived by :mod:`harness.analyse`, never stored: a
+launch keeps its raw durations in a binary sidecar (:class:`Block`) and its slices' quantiles here.
+None means "not measured".
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Optional, Union
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from harness.types import (
+    Candidate,
+    Device,
+    Engine,
+    Executed,
+    Probe,
+    Settings,
+    Share,
+    Stage,
+    Status,
+    TensorSpec,
+)
+
+SCHEMA_VERSION = 1
+
+# The shared dataclasses are read here by pydantic, which would skip fields that it does not know.
+for _shared in (Candidate, Device, Engine, Executed, Probe, Settings, Share, TensorSpec):
+    setattr(_shared, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010 - not theirs
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Block(_Frozen):
+    """A stretch of the sidecar: ``count`` numbers of ``dtype`` (little-endian) at ``offset``."""
+
+    offset: int
+    count: int
+    dtype: Literal["uint32", "uint64", "float32"]
+    crc32: int
+
+
+class Outcome(_Frozen):
+    """What became of a step; ``reason`` and ``fix`` are for people."""
+
+    status: Status = Status.OK
+    stage: Optional[Stage] = None
+    reason: Optional[str] = None
+    fix: Optional[str] = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the step has a result."""
+        return self.status is Status.OK
+
+
+class ModelUse(_Frozen):
+    """The user's model. sha256 covers its external data too."""
+
+    name: str
+    path: str
+    sha256: str
+    size_bytes: int
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class DataUse(_Frozen):
+    """The user's data, and how it was split.
+
+    The calibration and validation samples are a function of (samples, calibration_samples,
+    seed), and disjoint. calibration_source names data of its own, then nothing is split off.
+    """
+
+    source: str
+    sha256: str
+    samples: int
+    labelled: bool
+    metric: str
+    calibration_source: Optional[str] = None
+    calibration_samples: int
+    validation_samples: int
+    seed: int
+
+
+class Skip(_Frozen):
+    """A combination that was left out of the plan, and why."""
+
+    candidate: Candidate
+    status: Status
+    reason: str
+    fix: Optional[str] = None
+
+
+class RunRecord(_Frozen):
+    """The head of a run: everything that was decided before anything was measured."""
+
+    kind: Literal["run"] = "run"
+    schema_version: Literal[1] = 1
+    at: datetime
+    run_id: str
+    target: str
+    enginepick_version: str
+    git_sha: Optional[str]
+    model: ModelUse
+    data: DataUse
+    host: dict[str, Any]
+    host_fingerprint: str
+    probes: tuple[Probe, ...]
+    candidates: tuple[Candidate, ...]
+    skips: tuple[Skip, ...]
+    baseline: Optional[str]
+    config: dict[str, Any]
+
+
+class BuildRecord(Outcome):
+    """One engine made, found in the cache, or refused.
+
+    recipe: its name and resolved parameters. engine_sha256: the cache's key.
+    """
+
+    kind: Literal["build"] = "build"
+    schema_version: Literal[1] = 1
+    at: datetime
+    backend: str
+    precision: str
+    recipe: str
+    device: str
+    recipe_parameters: tuple[tuple[str, str], ...] = ()
+    parent_sha256: str
+    engine_key: str
+    cached: bool = False
+    build_ns: Optional[int] = None
+    size_bytes: Optional[int] = None
+    notes: tuple[str, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+class Agreement(_Frozen):
+    """How close the outputs are to the fp32 reference's on the same samples."""
+
+    cosine_mean: Optional[float]
+    cosine_min: Optional[float]
+    sqnr_db: Optional[float]
+    max_abs_error: Optional[float]
+    top1: Optional[float]
+
+
+class AccuracyRecord(Outcome):
+    """All validation samples through one candidate's session, by the same adapter and options.
+
+    value: the metric over ``samples``. scores: one number per sample, in validation order, so that
+    candidates are compared on the same samples. labelled False: the metric is agreement with the
+    reference, not accuracy.
+    """
+
+    kind: Literal["accuracy"] = "accuracy"
+    schema_version: Literal[1] = 1
+    at: datetime
+    candidate: str
+    metric: str
+    higher_is_better: bool = True
+    labelled: bool
+    reference: Optional[str] = None
+    samples: int = 0
+    value: Optional[float] = None
+    scores: Optional[Block] = None
+    agreement: Optional[Agreement] = None
+    executed: Optional[Executed] = None
+    peak_rss_bytes: Optional[int] = None
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+class Slice(_Frozen):
+    """A short stretch of iterations inside a launch.
+
+    timed: ``end-to-end`` is bind + run + fetch, ``run`` is compute alone, ``throughput`` counts
+    completions. settling: how many of the first iterations are kept but left out of the
+    statistics. quantiles_ns: the 10th, 50th, 90th percentile of the rest. span_ns: from the
+    first to the last completion. run_delay_ns: time runnable but not running, all threads.
+    """
+
+    timed: Literal["end-to-end", "run", "throughput"]
+    started_ns: int
+    span_ns: int
+    iterations: int
+    settling: int
+    samples_per_iteration: int = 1
+    quantiles_ns: tuple[float, float, float]
+    run_delay_ns: Optional[int] = None
+    involuntary_switches: Optional[int] = None
+    cpu_ns: Optional[int] = None
+
+
+class Memory(_Frozen):
+    """Peak resident set (VmHWM) of the worker, and of a worker that only imported the runtime."""
+
+    peak_rss_bytes: Optional[int]
+    import_only_bytes: Optional[int]
+    pss_bytes: Optional[int] = None
+
+    @property
+    def net_bytes(self) -> Optional[int]:
+        """What opening and running the engine added; the figure that is ranked."""
+        if self.peak_rss_bytes is None or self.import_only_bytes is None:
+            return None
+        return max(0, self.peak_rss_bytes - self.import_only_bytes)
+
+
+class LaunchRecord(Outcome):
+    """One fresh process (or ``settings.processes`` of them) that opened one candidate.
+
+    round: launches of a round belong together, and are compared as pairs if the round was
+    finished (:class:`RoundRecord`). interleaved: they took turns while all were alive. position: its place in the round's random order. control: the null control, a hidden
+    duplicate that is compared with its twin and never ranked. durations: the slices' raw
+    durations in order. output_error: the largest difference, relative to the largest magnitude,
+    between this launch's output on the fixed sample and the accuracy pass's. executed and
+    deploy_code (the script that runs this in the user's program): of the first round's launches.
+    """
+
+    kind: Literal["launch"] = "launch"
+    schema_version: Literal[1] = 1
+    at: datetime
+    candidate: str
+    round: int
+    position: int
+    control: bool = False
+    interleaved: bool = True
+    open_ns: Optional[int] = None
+    first_ns: Optional[int] = None
+    warmup_iterations: Optional[int] = None
+    steady: Optional[bool] = None
+    slices: tuple[Slice, ...] = ()
+    durations: Optional[Block] = None
+    memory: Optional[Memory] = None
+    executed: Optional[Executed] = None
+    deploy_code: Optional[str] = None
+    output_error: Optional[float] = None
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+class RoundRecord(_Frozen):
+    """The end of a round: its launches may be paired only if this line exists."""
+
+    kind: Literal["round"] = "round"
+    schema_version: Literal[1] = 1
+    at: datetime
+    round: int
+    elapsed_s: float
+
+
+class EndRecord(_Frozen):
+    """Why the run stopped: ``done``, ``interrupted``, ``budget``, ``disk-full``."""
+
+    kind: Literal["end"] = "end"
+    schema_version: Literal[1] = 1
+    at: datetime
+    why: str
+    elapsed_s: float
+
+
+Record = Annotated[
+    Union[
+        RunRecord, BuildRecord, AccuracyRecord, LaunchRecord, RoundRecord, EndRecord
+    ],
+    Field(discriminator="kind"),
+]
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(Record)
+
+
+def to_json(record: _Frozen) -> str:
+    """One line, without the line break."""
+    return record.model_dump_json()
+
+
+def from_json(line: Union[str, bytes]) -> Any:
+    """Read one line. Raises pydantic.ValidationError (a ValueError) for anything unknown."""
+    return _ADAPTER.validate_json(line)

@@ -1,0 +1,384 @@
+"""Rounds of launches: order, spawn, take turns, give up on what fails, append.
+
+A round launches every candidate once, in random order. Where their memory allows, the round's
+processes live together and take turns in short slices, exactly one active at a time, the others
+blocked on their pipe: neighbours then share the host's mood, and their differences are the
+candidates' own. Where memory does not allow it, each launch runs from start to end, in random
+order, and every second round reverses the order before it (A B, B A). The parent sleeps while a
+child measures.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness import jobs
+from harness.child import Child
+from harness.record import LaunchRecord, Memory, Slice
+from harness.setup import Setup
+from harness.store import Store
+from harness.types import Candidate, Engine, Executed, Scenario, Stage, Status
+
+OUTPUT_TOLERANCE = 1e-3
+"""How far a timed launch's output may be from the accuracy pass's, relative to its magnitude."""
+FIRST_ROUND = 0
+"""Its launches say what really runs; later ones are checked by their output alone."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a round measures. Times are per slice; a slice has at least ``min_iterations``."""
+
+    passes: int = 4
+    slice_ns: int = 100_000_000
+    min_iterations: int = 10
+    warmup_iterations: int = 10
+    warmup_ns: int = 200_000_000
+    warmup_cap_iterations: int = 300
+    warmup_cap_ns: int = 10_000_000_000
+    live_memory_fraction: float = 0.6
+
+    def slices(self, scenario: Scenario) -> tuple[tuple[str, int], ...]:
+        """What one turn measures: (what is timed, for how long)."""
+        if scenario is Scenario.THROUGHPUT:
+            return (("throughput", self.slice_ns),)
+        return (("end-to-end", self.slice_ns), ("run", self.slice_ns // 4))
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A candidate that may be launched.
+
+    fixed: the file with its accuracy pass's output on the fixed sample. need_bytes: the memory of
+    one of its processes. control: a second, hidden launch of the same candidate, which shows what
+    differences this host makes of nothing.
+    """
+
+    candidate: Candidate
+    engine: Engine
+    fixed: str
+    need_bytes: int
+    control: bool = False
+
+
+@dataclass
+class _Launch:
+    """A launch under way. ``refusal`` is set at its first fault; then it takes no more turns."""
+
+    entrant: Entrant
+    position: int
+    children: list[Child] = field(default_factory=list)
+    opened: jobs.Opened | None = None
+    warmed: jobs.Warmed | None = None
+    slices: list[Slice] = field(default_factory=list)
+    durations: list[np.ndarray[Any, Any]] = field(default_factory=list)
+    refusal: jobs.Refused | None = None
+
+
+class Runner:
+    """Runs rounds and keeps their records.
+
+    on_turn: called between slices with (candidate id, what is done); the place to draw.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        rules: Rules,
+        store: Store,
+        rng: random.Random,
+        on_turn: Callable[[str, str], None] = lambda *_: None,
+    ) -> None:
+        self._setup = setup
+        self._rules = rules
+        self._store = store
+        self._rng = rng
+        self._on_turn = on_turn
+        self._warmups: dict[str, int] = {}
+        self._places: dict[tuple[str, bool], int] = {}
+
+    def remember_warmups(self, launches: Iterable[LaunchRecord]) -> None:
+        """Take the warm-up counts of an earlier part of the run."""
+        for launch in launches:
+            if launch.warmup_iterations is not None:
+                self._warmups.setdefault(launch.candidate, launch.warmup_iterations)
+
+    def round(self, number: int, entrants: Sequence[Entrant], free_bytes: int) -> list[str]:
+        """Launch every entrant once. Returns the ids of those that failed."""
+        need = sum(each.need_bytes * each.candidate.settings.processes for each in entrants)
+        together = need <= self._rules.live_memory_fraction * free_bytes
+        order = self._order(entrants, mirrored=number % 2 == 1 and not together)
+        groups = [order] if together else [[each] for each in order]
+        failed = []
+        position = 0
+        for group in groups:
+            launches = [_Launch(each, position + place) for place, each in enumerate(group)]
+            position += len(group)
+            failed += self._group(number, launches, interleaved=together)
+        return failed
+
+    def _order(self, entrants: Sequence[Entrant], *, mirrored: bool) -> list[Entrant]:
+        """At random; ``mirrored``: the last round's order backwards, for those that were in it."""
+        order = list(entrants)
+        self._rng.shuffle(order)
+        if mirrored:
+            order.sort(key=lambda each: self._places.get((each.candidate.id, each.control), 0))
+            order.reverse()
+        self._places = {(each.candidate.id, each.control): at for at, each in enumerate(order)}
+        return order
+
+    def _group(self, number: int, launches: list[_Launch], *, interleaved: bool) -> list[str]:
+        """Launches that live together: open all, warm all, take turns, finish all."""
+        try:
+            for launch in launches:
+                self._say(launch, "opening")
+                self._open(launch)
+            for launch in launches:
+                self._say(launch, "warming up")
+                self._warm(launch)
+            for _ in range(self._rules.passes):
+                turn = [launch for launch in launches if launch.refusal is None]
+                self._rng.shuffle(turn)
+                for launch in turn:
+                    self._say(launch, "measuring")
+                    self._take_turn(launch)
+            for launch in launches:
+                self._say(launch, "closing")
+                self._finish(number, launch, interleaved=interleaved)
+        except BaseException:
+            for launch in launches:
+                for child in launch.children:
+                    child.kill()
+            raise
+        finally:
+            for launch in launches:
+                for child in launch.children:
+                    child.close()
+        return [each.entrant.candidate.id for each in launches if each.refusal is not None]
+
+    def _say(self, launch: _Launch, doing: str) -> None:
+        if launch.refusal is None:
+            self._on_turn(launch.entrant.candidate.id, doing)
+
+    def _each(
+        self, launch: _Launch, job: object, kind: type[Any], stage: Stage
+    ) -> list[Any]:
+        """Ask all processes of a launch at once; [] if any refuses."""
+        if launch.refusal is not None:
+            return []
+        for child in launch.children:
+            child.send(job)
+        answers = [
+            child.receive(kind, stage, self._setup.timeout_s) for child in launch.children
+        ]
+        refusals = [answer for answer in answers if isinstance(answer, jobs.Refused)]
+        if refusals:
+            launch.refusal = refusals[0]
+            return []
+        return answers
+
+    def _open(self, launch: _Launch) -> None:
+        candidate = launch.entrant.candidate
+        for _ in range(candidate.settings.processes):
+            launch.children.append(self._setup.child(candidate.backend))
+        answers = self._each(
+            launch, open_job(self._setup, launch.entrant), jobs.Opened, Stage.OPEN
+        )
+        launch.opened = answers[0] if answers else None
+        self._settle(launch)
+
+    def _warm(self, launch: _Launch) -> None:
+        rules = self._rules
+        job = jobs.WarmJob(
+            iterations=self._warmups.get(launch.entrant.candidate.id),
+            min_iterations=rules.warmup_iterations,
+            min_ns=rules.warmup_ns,
+            max_iterations=rules.warmup_cap_iterations,
+            max_ns=rules.warmup_cap_ns,
+        )
+        answers = self._each(launch, job, jobs.Warmed, Stage.WARMUP)
+        if answers:
+            launch.warmed = answers[0]
+            self._warmups.setdefault(launch.entrant.candidate.id, answers[0].iterations)
+        self._settle(launch)
+
+    def _take_turn(self, launch: _Launch) -> None:
+        candidate = launch.entrant.candidate
+        for timed, min_ns in self._rules.slices(candidate.settings.scenario):
+            job = jobs.SliceJob(timed, min_ns, self._rules.min_iterations)
+            answers: list[jobs.Sliced] = self._each(launch, job, jobs.Sliced, Stage.MEASURE)
+            if answers:
+                kept, durations = _joined(answers, candidate.settings.batch)
+                launch.slices.append(kept)
+                launch.durations.append(durations)
+        self._settle(launch)
+
+    def _settle(self, launch: _Launch) -> None:
+        """The next child starts only when this one's threads have stopped."""
+        if launch.refusal is None:
+            for child in launch.children:
+                child.wait_until_quiet()
+
+    def _finish(self, number: int, launch: _Launch, *, interleaved: bool) -> None:
+        entrant = launch.entrant
+        job = jobs.FinishJob(entrant.fixed, explain=number == FIRST_ROUND)
+        answers: list[jobs.Finished] = self._each(launch, job, jobs.Finished, Stage.MEASURE)
+        record = LaunchRecord(
+            at=datetime.now(UTC),
+            candidate=entrant.candidate.id,
+            round=number,
+            position=launch.position,
+            control=entrant.control,
+            interleaved=interleaved,
+            open_ns=launch.opened.open_ns if launch.opened else None,
+            first_ns=launch.opened.first_ns if launch.opened else None,
+            warmup_iterations=launch.warmed.iterations if launch.warmed else None,
+            steady=launch.warmed.steady if launch.warmed else None,
+            slices=tuple(launch.slices),
+        )
+        if answers:
+            launch.refusal = _mismatch(entrant.candidate, answers)
+            last = answers[0]
+            record = record.model_copy(
+                update={
+                    "memory": _memory(answers),
+                    "executed": last.executed,
+                    "deploy_code": last.deploy_code,
+                    "output_error": last.output_error,
+                    "versions": last.versions,
+                }
+            )
+        if launch.durations:
+            block = self._store.block(np.concatenate(launch.durations))
+            record = record.model_copy(update={"durations": block})
+        if launch.refusal is not None:
+            update = {
+                name: getattr(launch.refusal, name)
+                for name in ("status", "stage", "reason", "fix")
+            }
+            record = record.model_copy(update=update)
+        self._store.append(record)
+
+
+def open_job(setup: Setup, entrant: Entrant) -> jobs.OpenJob:
+    """Open a candidate with the fixed sample; the same for accuracy and for timing."""
+    candidate = entrant.candidate
+    return jobs.OpenJob(
+        backend=setup.homes[candidate.backend].location,
+        engine=entrant.engine,
+        device=candidate.device,
+        settings=candidate.settings,
+        sample=setup.validation,
+        inputs=setup.inputs,
+    )
+
+
+def silently_replaced(candidate: Candidate, executed: Executed | None) -> str | None:
+    """Why what ran is not what was asked, or None. Unknown is not replaced.
+
+    A precision counts as kept when any compute operation runs in it; how many do is in the report.
+    """
+    if executed is None:
+        return None
+    asked = "int8" if str(candidate.precision).startswith("int8") else str(candidate.precision)
+    if executed.precisions and executed.share(asked) == 0:
+        ran = ", ".join(f"{share.count} in {share.name}" for share in executed.precisions)
+        return f"asked for {asked}, but the compute operations ran: {ran} ({executed.detail})"
+    kind = candidate.device.split(":")[0]
+    if kind in ("auto", "multi", "hetero", "batch") or not executed.devices:
+        return None
+    if not any(share.name.split(":")[0] == kind for share in executed.devices):
+        ran = ", ".join(f"{share.count} on {share.name}" for share in executed.devices)
+        return f"asked for {candidate.device}, but it ran: {ran}"
+    return None
+
+
+def _mismatch(candidate: Candidate, answers: Sequence[jobs.Finished]) -> jobs.Refused | None:
+    """Whether a timed launch computed something else than the accuracy pass."""
+    replaced = silently_replaced(candidate, answers[0].executed)
+    if replaced is not None:
+        return jobs.Refused(Status.INVALID, Stage.MEASURE, replaced, None)
+    errors = [each.output_error for each in answers if each.output_error is not None]
+    if errors and max(errors) > OUTPUT_TOLERANCE:
+        reason = (
+            f"the timed launch's output differs from the accuracy pass's by {max(errors):.2g}"
+            f" of its magnitude (allowed: {OUTPUT_TOLERANCE:g})"
+        )
+        return jobs.Refused(Status.INVALID, Stage.MEASURE, reason, None)
+    return None
+
+
+def _memory(answers: Sequence[jobs.Finished]) -> Memory:
+    """Summed over the launch's processes; None where any of them is unknown."""
+
+    def total(name: str) -> int | None:
+        values = [getattr(answer, name) for answer in answers]
+        return None if None in values else sum(values)
+
+    return Memory(
+        peak_rss_bytes=total("peak_rss_bytes"),
+        import_only_bytes=total("import_only_bytes"),
+        pss_bytes=total("pss_bytes"),
+    )
+
+
+def _joined(
+    answers: Sequence[jobs.Sliced], batch: int
+) -> tuple[Slice, np.ndarray[Any, Any]]:
+    """One slice of a launch from its processes' answers.
+
+    Completions of several processes are merged on the host's monotonic clock, and only the
+    stretch in which all of them were running counts.
+    """
+    numbers = [np.frombuffer(base64.b64decode(each.numbers), "<u8") for each in answers]
+    started = max(each.started_ns for each in answers)
+    if len(answers) == 1:
+        gaps = numbers[0]
+    else:
+        marks = [
+            each.started_ns + np.concatenate([[0], np.cumsum(gap)])
+            for each, gap in zip(answers, numbers, strict=True)
+        ]
+        end = min(int(each[-1]) for each in marks)
+        merged = np.sort(np.concatenate(marks))
+        merged = merged[(merged >= started) & (merged <= end)]
+        gaps = np.diff(merged).astype("<u8")
+    settling = answers[0].settling
+    kept = gaps[settling:]
+    low, middle, high = np.quantile(kept, (0.1, 0.5, 0.9)) if kept.size else (0.0, 0.0, 0.0)
+    record = Slice(
+        timed=answers[0].timed,  # type: ignore[arg-type]
+        started_ns=started,
+        span_ns=int(gaps.sum()),
+        iterations=int(gaps.size),
+        settling=settling,
+        samples_per_iteration=batch,
+        quantiles_ns=(float(low), float(middle), float(high)),
+        run_delay_ns=_sum(each.run_delay_ns for each in answers),
+        involuntary_switches=_sum(each.involuntary_switches for each in answers),
+        cpu_ns=_sum(each.cpu_ns for each in answers),
+    )
+    return record, gaps
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = list(values)
+    return None if None in known else sum(each for each in known if each is not None)
+
+
+def free_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """MemAvailable. Where the host doesn't say, 0: launches then never live together."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return 0
+    found: Mapping[str, str] = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(found["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in found else 0

@@ -1,0 +1,73 @@
+"""What every step of a run needs to know, and how steps start workers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from harness import jobs
+from harness.child import Child
+from harness.types import Probe, Stage, TensorSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a backend's workers live.
+
+    location: its object. package: the top-level package that an interpreter of its own must see.
+    python: that interpreter, or None for the parent's.
+    """
+
+    location: jobs.Location
+    python: str | None = None
+
+    @property
+    def package(self) -> str:
+        """The adapter's top-level package."""
+        return self.location.module.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One run's fixed facts.
+
+    calibration is None when nothing can be calibrated. Every worker that loads the model has
+    ``memory_limit_bytes``; a job that takes longer than ``timeout_s`` is killed.
+    """
+
+    model: str
+    model_sha256: str
+    inputs: tuple[TensorSpec, ...]
+    validation: jobs.Samples
+    calibration: jobs.Samples | None
+    homes: Mapping[str, Home]
+    probes: Mapping[str, Probe]
+    isa: frozenset[str]
+    timeout_s: float
+    memory_limit_bytes: int | None = None
+    rng: random.Random = field(default_factory=random.Random)
+
+    def child(self, backend: str) -> Child:
+        """A fresh worker for one backend."""
+        home = self.homes[backend]
+        return Child(
+            python=home.python,
+            packages=("harness", home.package),
+            memory_limit_bytes=self.memory_limit_bytes,
+            rng=self.rng,
+        )
+
+    def ask_once(self, backend: str, job: object, kind: type[T], stage: Stage) -> T | jobs.Refused:
+        """One job in a worker of its own."""
+        with self.child(backend) as child:
+            return child.ask(job, kind, stage, self.timeout_s)
+
+
+def ask_parent_side(job: object, kind: type[T], stage: Stage, timeout_s: float) -> T | jobs.Refused:
+    """One job in a worker on the parent's interpreter, with the parent's packages."""
+    with Child() as child:
+        return child.ask(job, kind, stage, timeout_s)

@@ -1,0 +1,220 @@
+"""The statistics of the decisions: small pure units, each with its source.
+
+Times enter as natural logs, so that differences are ratios.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from scipy import optimize, stats
+
+Array = np.ndarray[Any, Any]
+
+CONFIDENCE = 0.95
+EXACT_BELOW = 10
+"""With fewer discordant pairs than this the exact binomial bound is used, else Tango's."""
+
+
+class Verdict(StrEnum):
+    """One candidate against another, by the objective."""
+
+    FASTER = "FASTER"
+    SLOWER = "SLOWER"
+    TIED = "TIED"
+    UNRESOLVED = "UNRESOLVED"
+
+
+class Answer(StrEnum):
+    """A candidate against a constraint."""
+
+    MEETS = "MEETS"
+    MISSES = "MISSES"
+    UNRESOLVED = "UNRESOLVED"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its two-sided 95 % interval; unbounded where there is too little evidence."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's width, relative to the value."""
+        return (self.high - self.low) / 2 / abs(self.value) if self.value else math.inf
+
+
+def geometric_interval(logs: Array, confidence: float = CONFIDENCE) -> Interval | None:
+    """Student's t interval of the mean of logs [n], given back as exponentials; None for n = 0."""
+    logs = np.asarray(logs, dtype=np.float64)
+    if logs.size == 0:
+        return None
+    mean = float(logs.mean())
+    half = _t_half_width(logs, confidence)
+    high = math.exp(mean + half) if math.isfinite(half) else math.inf
+    return Interval(math.exp(mean), math.exp(mean - half), high)
+
+
+def _t_half_width(values: Array, confidence: float) -> float:
+    if values.size < 2:
+        return math.inf
+    error = float(values.std(ddof=1)) / math.sqrt(values.size)
+    return float(stats.t.ppf((1 + confidence) / 2, values.size - 1)) * error
+
+
+@lru_cache(maxsize=256)
+def _studentized_range(confidence: float, groups: int, freedom: int) -> float:
+    return float(stats.studentized_range.ppf(confidence, groups, freedom))
+
+
+def all_pairs_half_width(logs: Array, confidence: float = CONFIDENCE) -> float:
+    """Tukey's simultaneous half-width for differences of column means of logs [rounds, candidates].
+
+    Model: round effect + candidate effect + residual, so df = (k - 1)(n - 1). Infinite below two
+    rounds or two candidates.
+    """
+    rounds, groups = logs.shape
+    if rounds < 2 or groups < 2:
+        return math.inf
+    residuals = logs - logs.mean(axis=1, keepdims=True) - logs.mean(axis=0) + logs.mean()
+    freedom = (groups - 1) * (rounds - 1)
+    deviation = math.sqrt(float((residuals**2).sum()) / freedom)
+    return _studentized_range(confidence, groups, freedom) * deviation / math.sqrt(rounds)
+
+
+def verdict(difference: float, half_width: float, margin: float) -> Verdict:
+    """Judge a log-ratio (ours over theirs, of time) by its interval and the margin (a log-ratio).
+
+    TIED: the whole interval lies within the margin. FASTER or SLOWER: it excludes 0 otherwise.
+    """
+    if abs(difference) + half_width <= margin:
+        return Verdict.TIED
+    if difference + half_width < 0:
+        return Verdict.FASTER
+    if difference - half_width > 0:
+        return Verdict.SLOWER
+    return Verdict.UNRESOLVED
+
+
+def judge_limit(value: Interval, limit: float) -> Answer:
+    """Whether a value is at most a limit, by its interval."""
+    if value.high <= limit:
+        return Answer.MEETS
+    if value.low > limit:
+        return Answer.MISSES
+    return Answer.UNRESOLVED
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much worse a candidate's metric is than the reference's on the same samples.
+
+    Positive is worse. low and high are one-sided 95 % bounds each. losses and gains: samples that
+    only the reference, or only the candidate, got right; None for metrics that are not right or
+    wrong.
+    """
+
+    value: float
+    low: float
+    high: float
+    samples: int
+    losses: int | None = None
+    gains: int | None = None
+
+    def judge(self, limit: float) -> Answer:
+        """Whether the drop is certified to be within the limit, or to exceed it."""
+        if self.high <= limit:
+            return Answer.MEETS
+        return Answer.MISSES if self.low > limit else Answer.UNRESOLVED
+
+    def more_samples(self, limit: float) -> int | None:
+        """How many more samples would certify, if they went on like these; None: no number would.
+
+        A projection, not a promise: the rates seen so far are taken for the truth.
+        """
+        if self.losses is None or self.gains is None or self.value >= limit > 0 or limit <= 0:
+            return None
+        rates = self.losses / self.samples, self.gains / self.samples
+        low, high = self.samples, self.samples
+        while _project(rates, high) > limit:
+            low, high = high, high * 2
+            if high > 10**8:
+                return None
+        while high - low > max(1, low // 200):
+            middle = (low + high) // 2
+            low, high = (low, middle) if _project(rates, middle) <= limit else (middle, high)
+        return high - self.samples
+
+
+def _project(rates: tuple[float, float], samples: int) -> float:
+    losses, gains = (round(rate * samples) for rate in rates)
+    return binary_drop(losses, gains, samples).high
+
+
+def paired_drop(reference: Array, candidate: Array, *, higher_is_better: bool = True) -> Drop:
+    """Compare per-sample scores [n] of one metric on the same samples.
+
+    Scores of 0 and 1 are compared by discordant pairs; others by Student's t on their
+    differences. Raises ValueError if the two aren't of one length, or empty.
+    """
+    if reference.shape != candidate.shape or reference.size == 0:
+        raise ValueError(f"scores of {reference.size} and {candidate.size} samples")
+    if _is_binary(reference) and _is_binary(candidate):
+        losses = int(((reference == 1) & (candidate == 0)).sum())
+        gains = int(((reference == 0) & (candidate == 1)).sum())
+        if not higher_is_better:
+            losses, gains = gains, losses
+        return binary_drop(losses, gains, reference.size)
+    worse = (reference - candidate) if higher_is_better else (candidate - reference)
+    mean = float(worse.mean())
+    half = _t_half_width(worse, 2 * CONFIDENCE - 1)  # two-sided 90 % = one-sided 95 %
+    return Drop(mean, mean - half, mean + half, reference.size)
+
+
+def _is_binary(scores: Array) -> bool:
+    return bool(np.isin(scores, (0.0, 1.0)).all())
+
+
+def binary_drop(losses: int, gains: int, samples: int) -> Drop:
+    """The drop from ``losses`` and ``gains`` among ``samples``, with one-sided 95 % bounds.
+
+    Few discordant pairs: drop <= P(loss), bounded exactly (Clopper and Pearson 1934); no loss in
+    299 samples certifies 1 %. More of them: the score interval for paired proportions (Tango
+    1998, Statistics in Medicine 17:891-908).
+    """
+    value = (losses - gains) / samples
+    if losses + gains < EXACT_BELOW:
+        high, low = _exact_upper(losses, samples), -_exact_upper(gains, samples)
+    else:
+        high = _tango_upper(losses, gains, samples)
+        low = -_tango_upper(gains, losses, samples)
+    return Drop(value, low, high, samples, losses, gains)
+
+
+def _exact_upper(events: int, samples: int) -> float:
+    if events >= samples:
+        return 1.0
+    return float(stats.beta.ppf(CONFIDENCE, events + 1, samples - events))
+
+
+def _tango_upper(losses: int, gains: int, samples: int) -> float:
+    z = float(stats.norm.ppf(CONFIDENCE))
+
+    def excess(delta: float) -> float:
+        a = 2.0 * samples
+        b = -losses - gains + (2 * samples - losses + gains) * delta
+        c = -gains * delta * (1 - delta)
+        nuisance = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+        variance = samples * (2 * nuisance + delta * (1 - delta))
+        return (losses - gains - samples * delta) + z * math.sqrt(max(0.0, variance))
+
+    start = (losses - gains) / samples
+    return float(optimize.brentq(excess, start, 1.0)) if excess(1.0) < 0 else 1.0

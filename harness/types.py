@@ -1,0 +1,206 @@
+"""Frozen values that the parent, the workers and the backends share.
+
+Everything here crosses the worker's pipe as JSON (:mod:`harness.wire`), and is imported by workers
+in interpreters of their own: the standard library of Python 3.9 only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Optional, Union
+
+
+class _Text(str, Enum):
+    """A string enum whose ``str()`` is its value on every Python version."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Precision(_Text):
+    """What is asked of a build. Whether it really ran is what :class:`Executed` says."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+    INT8_DYNAMIC = "int8-dynamic"
+
+
+class Status(_Text):
+    """What became of a step. Everything but ``ok`` carries a reason."""
+
+    OK = "ok"
+    UNSUPPORTED = "unsupported"
+    UNAVAILABLE = "unavailable"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out-of-memory"
+    CRASHED = "crashed"
+    INVALID = "invalid"
+
+
+class Stage(_Text):
+    """The step at which something happened, in the order of the pipeline."""
+
+    PROBE = "probe"
+    PLAN = "plan"
+    VARIANT = "variant"
+    BUILD = "build"
+    OPEN = "open"
+    ACCURACY = "accuracy"
+    WARMUP = "warmup"
+    MEASURE = "measure"
+
+
+class Scenario(_Text):
+    """What a candidate is tuned for and how it is timed.
+
+    latency: one inference at a time, host memory to host memory.
+    throughput: a constant number of inferences in flight.
+    """
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    dtype: numpy's name (``float32``). shape: an int where fixed, the dimension's name where
+    symbolic, None where unknown.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Union[int, str, None], ...]
+
+    def __str__(self) -> str:
+        dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
+        return f"{self.name}: {self.dtype}[{dims}]"
+
+
+@dataclass(frozen=True)
+class Device:
+    """One place where an engine can run, as a backend's probe found it.
+
+    id: ours, lower case: ``cpu``, ``gpu:0``, ``npu``, or a runtime's own string such as
+    ``hetero:gpu,cpu``. precisions: those that the device executes natively, as the runtime says.
+    """
+
+    id: str
+    name: str
+    precisions: tuple[Precision, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a session is opened and loaded. None: the runtime's default, which the report says.
+
+    threads: intra-op CPU threads of one session. streams: sessions, or the runtime's own streams,
+    side by side in one process. processes: worker processes side by side. batch: samples per
+    inference. in_flight: inferences in flight in one process (1 for latency).
+    options: further options of the backend, (name, value) in order.
+    """
+
+    scenario: Scenario = Scenario.LATENCY
+    threads: Optional[int] = None
+    streams: int = 1
+    processes: int = 1
+    batch: int = 1
+    in_flight: int = 1
+    options: tuple[tuple[str, str], ...] = ()
+
+    def label(self) -> str:
+        """The settings that differ from the plain ones, as ``threads=2,batch=8``."""
+        parts = [] if self.scenario is Scenario.LATENCY else [str(self.scenario)]
+        parts += [f"threads={self.threads}"] if self.threads is not None else []
+        for name in ("streams", "processes", "batch", "in_flight"):
+            value = getattr(self, name)
+            parts += [f"{name.replace('_', '-')}={value}"] if value != 1 else []
+        parts += [f"{name}={value}" for name, value in self.options]
+        return ",".join(parts)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Model x backend x precision x recipe x device x settings: one thing that could be deployed.
+
+    recipe: which variant of the model is built (``source``, ``fp16``, ``qdq``, ``nncf`` ...).
+    The model is the run's. Equal candidates have equal ids, and only they.
+    """
+
+    backend: str
+    precision: Precision
+    recipe: str
+    device: str
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def id(self) -> str:
+        """A readable key: ``openvino/int8/nncf/cpu/threads=2``."""
+        parts = (self.backend, str(self.precision), self.recipe, self.device, self.settings.label())
+        return "/".join(part for part in parts if part)
+
+    @property
+    def engine_key(self) -> tuple[str, str, str, str]:
+        """What the candidate's engine depends on; settings are applied when it is opened."""
+        return (self.backend, str(self.precision), self.recipe, self.device)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the whole: how many of the model's operations ran as ``name``."""
+
+    name: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What really runs, as the runtime itself reports it.
+
+    devices: operations per device or provider. precisions: compute operations (convolutions,
+    matrix products) per precision; empty where the runtime can't tell. detail: how it is known.
+    """
+
+    devices: tuple[Share, ...]
+    precisions: tuple[Share, ...]
+    detail: str = ""
+
+    def share(self, precision: str) -> float:
+        """The part of the compute operations that runs in ``precision``; 0 when none is known."""
+        total = sum(share.count for share in self.precisions)
+        ran = sum(share.count for share in self.precisions if share.name == precision)
+        return ran / total if total else 0.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a backend found on this host. ``problem`` is None when it is usable."""
+
+    backend: str
+    versions: tuple[tuple[str, str], ...] = ()
+    devices: tuple[Device, ...] = ()
+    problem: Optional[str] = None
+    fix: Optional[str] = None
+
+    def device(self, device_id: str) -> Optional[Device]:
+        """The device of that id, or None."""
+        return next((device for device in self.devices if device.id == device_id), None)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A built artifact.
+
+    path: its main file. size_bytes: all that has to be deployed. files: every file it consists
+    of, relative to ``path``'s folder. notes: what the backend wants the record to say.
+    """
+
+    path: str
+    files: tuple[str, ...]
+    size_bytes: int
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,221 @@
+"""What the command line shows besides the report: this host, its backends, a plan, the cache.
+
+Values in, rich renderables or JSON-able data out; nothing here prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from harness import wire
+from harness.cache import Cache, Entry
+from harness.host import Host, advice
+from harness.plan import Known
+from harness.prepare import Prepared
+
+BUILD_S = {True: 12.0, False: 2.0}
+"""Rough seconds of a build with and without calibration, for the estimate before any is known."""
+LAUNCH_S = 1.2
+"""Rough seconds for a worker to start and load a runtime."""
+
+
+def size_text(size: float | None) -> str:
+    """Bytes for people."""
+    if size is None:
+        return "unknown"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def host_view(host: Host, target: str) -> RenderableType:
+    """The host, as far as inference cares."""
+    cpu, clock, memory = host.cpu, host.clock, host.memory
+    caches = (("L1d", cpu.caches.l1d_bytes), ("L2", cpu.caches.l2_bytes), ("L3", cpu.caches.l3_bytes))
+    table = _grid()
+    table.add_row("Target", target)
+    if host.machine:
+        table.add_row("Machine", host.machine)
+    table.add_row("CPU", f"{cpu.model or 'unknown'} ({cpu.architecture or 'unknown'})")
+    table.add_row(
+        "Cores",
+        f"{cpu.physical_cores or '?'} physical, {cpu.logical_cpus or '?'} logical,"
+        f" {cpu.available_cpus or '?'} usable here; NUMA nodes: {cpu.numa_nodes or '?'}",
+    )
+    table.add_row("Instructions", " ".join(cpu.isa) or "none that matter")
+    table.add_row(
+        "Caches", ", ".join(f"{name} {size_text(size)}" for name, size in caches if size) or "?"
+    )
+    table.add_row(
+        "Memory", f"{size_text(memory.total_bytes)}, {size_text(memory.usable_bytes)} usable now"
+    )
+    frequency = f", up to {clock.max_hz / 1e9:.2f} GHz" if clock.max_hz else ""
+    governor = clock.governor or "not visible (often so in a virtual machine)"
+    table.add_row("Governor", governor + frequency)
+    for gpu in host.gpus:
+        detail = f"{size_text(gpu.memory_bytes)}, compute capability {gpu.compute_capability}"
+        table.add_row("NVIDIA GPU", f"{gpu.name}: {detail}, driver {gpu.driver}")
+    if not host.gpus:
+        table.add_row("NVIDIA GPU", "none found")
+    system = f"{host.os or '?'}, kernel {host.kernel or '?'}"
+    table.add_row("System", system + (", virtual machine" if host.virtualised else ""))
+    return table
+
+
+def backends_view(knowns: Sequence[Known]) -> RenderableType:
+    """A row for every backend, usable or not, and one for every device that it finds."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("Backend", "Version", "Device", "Name", "Native precisions"):
+        table.add_column(name, overflow="fold")
+    problems = []
+    for known in knowns:
+        probe = known.probe
+        if probe.problem is not None:
+            table.add_row(known.name, Text("unusable", "red"), "-", probe.problem, "")
+            problems += [f"{known.name}: {probe.fix}"] if probe.fix else []
+            continue
+        versions = dict(probe.versions)
+        version = versions.get(known.name) or next(iter(versions.values()), "?")
+        for place, device in enumerate(probe.devices):
+            first = (known.name, version) if place == 0 else ("", "")
+            native = " ".join(str(each) for each in device.precisions) or "not said"
+            table.add_row(*first, device.id, device.name, native)
+    fixes = [Text("\nTo make the others usable:", "bold"), *(Text(f"  {p}") for p in problems)]
+    return Group(table, *(fixes if problems else []))
+
+
+def devices_view(host: Host, target: str, knowns: Sequence[Known]) -> RenderableType:
+    """``enginepick devices``."""
+    tips = advice(host)
+    parts: list[RenderableType] = [host_view(host, target), Text(), backends_view(knowns)]
+    if tips:
+        parts.append(Text("\nFor steadier measurements:", "bold"))
+        bullets = Table.grid(padding=(0, 1))
+        for tip in tips:
+            bullets.add_row(" -", tip)
+        parts.append(bullets)
+    return Group(*parts)
+
+
+def devices_data(host: Host, target: str, knowns: Sequence[Known]) -> dict[str, Any]:
+    """``enginepick devices --json``."""
+    return {
+        "schema": "enginepick-devices/1",
+        "target": target,
+        "host": host.to_dict(),
+        "backends": [
+            {
+                "name": known.name,
+                "usable": known.probe.problem is None,
+                "install": known.capabilities.install,
+                **{k: v for k, v in wire.encode(known.probe).items() if k != "backend"},
+            }
+            for known in knowns
+        ],
+        "advice": list(advice(host)),
+    }
+
+
+def estimate(prepared: Prepared) -> tuple[float, float]:
+    """Rough (seconds, bytes) of a sweep, before anything is known of the model's speed."""
+    plan, measure = prepared.plan, prepared.config.measure
+    calibrated = {
+        (known.name, offer.precision, offer.recipe): offer.calibrated
+        for known in prepared.knowns
+        for offer in known.capabilities.offers
+    }
+    engines = {each.engine_key: each for each in plan.candidates}
+    build = sum(BUILD_S[calibrated[e.backend, e.precision, e.recipe]] for e in engines.values())
+    turn = measure.passes * measure.slice_ms * 1.25e-3 + 0.4
+    launches = sum(each.settings.processes for each in plan.candidates) * measure.rounds
+    seconds = build + launches * (LAUNCH_S + turn)
+    return seconds, len(engines) * prepared.checked.model.size_bytes
+
+
+def plan_view(prepared: Prepared) -> RenderableType:
+    """``enginepick sweep --dry-run``."""
+    plan, checked = prepared.plan, prepared.checked
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("Candidate", "Precision", "Recipe", "Device", "Settings"):
+        table.add_column(name, overflow="fold")
+    for each in plan.candidates:
+        mark = " (baseline)" if each.id == plan.baseline else ""
+        settings = each.settings.label() or "-"
+        table.add_row(each.backend + mark, each.precision, each.recipe, each.device, settings)
+    seconds, size = estimate(prepared)
+    head = _grid()
+    head.add_row("Model", f"{checked.model.path} ({size_text(checked.model.size_bytes)})")
+    setup = prepared.setup()
+    calibration = len(setup.calibration.indices()) if setup.calibration else 0
+    head.add_row(
+        "Data",
+        f"{checked.data.source}: {checked.data.samples} samples, {calibration} to calibrate,"
+        f" {len(setup.validation.indices())} to validate; metric {checked.metric}",
+    )
+    head.add_row("Target", f"{prepared.target_name} ({prepared.host.cpu.model})")
+    rounds = prepared.config.measure.rounds
+    head.add_row("Plan", f"{len(plan.candidates)} candidates x {rounds} launches")
+    about = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    head.add_row("Estimate", f"about {about}, {size_text(size)} of engines; nothing has been run")
+    parts: list[RenderableType] = [head, Text(), table]
+    if plan.skips:
+        parts += [Text("\nLeft out:", "bold"), _skips(plan.skips)]
+    return Group(*parts)
+
+
+def _skips(skips: Sequence[Any]) -> Table:
+    """Equal reasons together."""
+    grouped: dict[tuple[str, str | None], list[str]] = {}
+    for skip in skips:
+        grouped.setdefault((skip.reason, skip.fix), []).append(skip.candidate.id)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold", max_width=44)
+    table.add_column(overflow="fold")
+    for (reason, fix), ids in grouped.items():
+        table.add_row("\n".join(dict.fromkeys(ids)), reason + (f"\n-> {fix}" if fix else ""))
+    return table
+
+
+def plan_data(prepared: Prepared) -> dict[str, Any]:
+    """``enginepick sweep --dry-run --json``."""
+    seconds, size = estimate(prepared)
+    return {
+        "schema": "enginepick-plan/1",
+        "target": prepared.target_name,
+        "baseline": prepared.plan.baseline,
+        "candidates": [
+            {"id": each.id, **wire.encode(each)} for each in prepared.plan.candidates
+        ],
+        "skips": [
+            {"id": each.candidate.id, **wire.encode(each)} for each in prepared.plan.skips
+        ],
+        "estimated_seconds": seconds,
+        "estimated_bytes": size,
+    }
+
+
+def cache_view(cache: Cache, entries: Sequence[Entry]) -> RenderableType:
+    """``enginepick cache``."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("Kind", "Entry", "Size", "Last used"):
+        table.add_column(name)
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.used_at).strftime("%Y-%m-%d %H:%M")
+        row = (entry.folder.parent.name, entry.folder.name[:12], size_text(entry.size_bytes), used)
+        table.add_row(*row)
+    total = size_text(sum(entry.size_bytes for entry in entries))
+    return Group(Text(f"{cache.root}: {len(entries)} entries, {total}", "bold"), table)

@@ -1,0 +1,386 @@
+"""One process, one candidate: serves jobs from the parent, one JSON line each way.
+
+The only place that turns exceptions into outcomes. Whatever the runtime prints goes to the log
+(file descriptors 1 and 2), never into the answers. The worker dies with its parent: by the
+kernel's parent-death signal, and by the end of its input. Python 3.9, the standard library, numpy
+and the runtime.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import metadata
+from time import perf_counter_ns
+from typing import IO, Any, Optional, cast
+
+import numpy as np
+
+from harness import jobs, wire
+from harness.backend import Backend, BuildRequest, Calibration, Feed, Queue, Session
+from harness.datasets import CalibrationSet, Dataset
+from harness.errors import (
+    InputError,
+    OutOfMemoryError,
+    UnavailableError,
+    UnsupportedError,
+)
+from harness.measure import process, slices, warmup
+from harness.measure.accuracy import OutputFile, judge
+from harness.types import Probe, Scenario, Stage, Status, TensorSpec
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Launch:
+    """An opened candidate. ``sessions`` are more than one only for threads side by side."""
+
+    backend: Backend
+    job: jobs.OpenJob
+    feed: Feed
+    sessions: list[Session]
+    import_only_bytes: Optional[int]
+    peak_rss_bytes: Optional[int] = None
+
+    @property
+    def session(self) -> Session:
+        """The one that latency and accuracy use."""
+        return self.sessions[0]
+
+    @property
+    def queue(self) -> Optional[Queue]:
+        """The runtime's own queue, where it has one."""
+        session = self.session
+        return session if isinstance(session, Queue) else None
+
+
+class Worker:
+    """Serves jobs. Holds at most one launch."""
+
+    def __init__(self) -> None:
+        self._launch: Optional[Launch] = None
+        self._handlers: dict[type, tuple[Stage, Callable[[Any], object]]] = {
+            jobs.ProbeJob: (Stage.PROBE, self._probe),
+            jobs.CheckJob: (Stage.PLAN, self._check),
+            jobs.VariantJob: (Stage.VARIANT, self._variant),
+            jobs.BuildJob: (Stage.BUILD, self._build),
+            jobs.OpenJob: (Stage.OPEN, self._open),
+            jobs.WarmJob: (Stage.WARMUP, self._warm),
+            jobs.SliceJob: (Stage.MEASURE, self._slice),
+            jobs.FinishJob: (Stage.MEASURE, self._finish),
+            jobs.AccuracyJob: (Stage.ACCURACY, self._accuracy),
+        }
+
+    def serve(self, line: str) -> str:
+        """One job in, one answer out. Never raises: a fault is an answer too."""
+        message = json.loads(line)
+        kind = getattr(jobs, message["job"])
+        stage, handle = self._handlers[kind]
+        try:
+            answer = handle(wire.decode(kind, message["body"]))
+        except BaseException as error:  # noqa: BLE001 - this is where outcomes are made
+            answer = refusal(error, stage)
+        return json.dumps({"answer": type(answer).__name__, "body": wire.encode(answer)})
+
+    @property
+    def _opened(self) -> Launch:
+        if self._launch is None:
+            raise RuntimeError("no engine is open in this worker")
+        return self._launch
+
+    def _probe(self, job: jobs.ProbeJob) -> Probe:
+        return load(job.backend).probe()
+
+    def _check(self, job: jobs.CheckJob) -> object:
+        from harness import checks
+
+        try:
+            return checks.check(
+                job.model,
+                job.data,
+                job.metric,
+                calibration_source=job.calibration,
+                spool_folder=job.spool,
+            )
+        except InputError as error:
+            return jobs.Problems(error.problems)
+
+    def _variant(self, job: jobs.VariantJob) -> jobs.Noted:
+        from harness import variants
+
+        start = perf_counter_ns()
+        notes = variants.make(
+            variants.Recipe(job.recipe, job.parameters),
+            job.source,
+            job.out,
+            calibration(job.calibration, job.inputs),
+        )
+        return jobs.Noted(notes, perf_counter_ns() - start)
+
+    def _build(self, job: jobs.BuildJob) -> jobs.Built:
+        backend = load(job.backend)
+        request = BuildRequest(
+            model=job.model,
+            precision=job.precision,
+            recipe=job.recipe,
+            device=job.device,
+            calibration=calibration(job.calibration, job.inputs),
+        )
+        start = perf_counter_ns()
+        engine = backend.build(request, job.workdir)
+        return jobs.Built(engine, perf_counter_ns() - start)
+
+    def _open(self, job: jobs.OpenJob) -> jobs.Opened:
+        backend = load(job.backend)
+        feed = first_feed(job)
+        for module in backend.capabilities.modules:
+            importlib.import_module(module)
+        process.reset_peak()
+        import_only = process.peak_rss_bytes()
+        start = perf_counter_ns()
+        session = backend.open(job.engine, job.device, job.settings)
+        opened = perf_counter_ns()
+        session.bind(feed)
+        session.run()
+        session.fetch()
+        first = perf_counter_ns()
+        self._launch = Launch(backend, job, feed, [session], import_only)
+        if job.settings.scenario is Scenario.THROUGHPUT:
+            self._prepare_throughput()
+        return jobs.Opened(opened - start, first - opened, session.inputs, session.outputs)
+
+    def _prepare_throughput(self) -> None:
+        """Bind every slot, or open one more session per further thread."""
+        launch = self._opened
+        settings = launch.job.settings
+        if launch.queue is not None:
+            launch.queue.bind_slots(launch.feed, settings.in_flight)
+            return
+        for _ in range(settings.in_flight - 1):
+            session = launch.backend.open(launch.job.engine, launch.job.device, settings)
+            session.bind(launch.feed)
+            launch.sessions.append(session)
+
+    def _warm(self, job: jobs.WarmJob) -> jobs.Warmed:
+        launch = self._opened
+        session, feed, clock = launch.session, launch.feed, perf_counter_ns
+
+        def step() -> int:
+            start = clock()
+            session.bind(feed)
+            session.run()
+            session.fetch()
+            return clock() - start
+
+        limits = warmup.Limits(job.min_iterations, job.min_ns, job.max_iterations, job.max_ns)
+        with slices.no_collector():
+            iterations, steady = warmup.warm_up(step, limits, job.iterations)
+        return jobs.Warmed(iterations, steady)
+
+    def _slice(self, job: jobs.SliceJob) -> jobs.Sliced:
+        launch = self._opened
+        before = process.scheduled()
+        started = perf_counter_ns()
+        if job.timed == "end-to-end":
+            numbers = slices.end_to_end(
+                launch.session, launch.feed, job.min_ns, job.min_iterations
+            )
+            settled = slices.settling(numbers)
+        elif job.timed == "run":
+            numbers = slices.run_only(launch.session, job.min_ns, job.min_iterations)
+            settled = slices.settling(numbers)
+        else:
+            marks = self._completions(job)
+            started, settled = marks[0], 0
+            numbers = array("Q", np.diff(np.asarray(marks)).tolist())
+        after = process.scheduled()
+        noise = after.since(before) if after and before else None
+        launch.peak_rss_bytes = process.peak_rss_bytes()
+        return jobs.Sliced(
+            timed=job.timed,
+            started_ns=started,
+            numbers=_base64(np.asarray(numbers, "<u8")),
+            settling=settled,
+            run_delay_ns=noise.run_delay_ns if noise else None,
+            involuntary_switches=noise.involuntary_switches if noise else None,
+            cpu_ns=noise.cpu_ns if noise else None,
+        )
+
+    def _completions(self, job: jobs.SliceJob) -> array[int]:
+        launch = self._opened
+        if launch.queue is None:
+            return slices.thread_completions(launch.sessions, job.min_ns, job.min_iterations)
+        in_flight = launch.job.settings.in_flight
+        return slices.queue_completions(launch.queue, in_flight, job.min_ns, job.min_iterations)
+
+    def _finish(self, job: jobs.FinishJob) -> jobs.Finished:
+        launch = self._opened
+        peak = process.peak_rss_bytes()
+        pss = process.pss_bytes()
+        launch.session.bind(launch.feed)
+        launch.session.run()
+        outputs = {name: np.array(value) for name, value in launch.session.fetch().items()}
+        error = None if job.expected is None else output_error(outputs, job.expected)
+        finished = jobs.Finished(
+            peak_rss_bytes=peak,
+            import_only_bytes=launch.import_only_bytes,
+            pss_bytes=pss,
+            output_error=error,
+            executed=launch.session.executed if job.explain else None,
+            deploy_code=deploy_code(launch) if job.explain else None,
+            versions=versions(launch.backend),
+        )
+        for session in launch.sessions:
+            session.close()
+        self._launch = None
+        return finished
+
+    def _accuracy(self, job: jobs.AccuracyJob) -> jobs.Judged:
+        launch = self._opened
+        judged = judge(launch.session, job)
+        return replace(
+            judged, executed=launch.session.executed, versions=versions(launch.backend)
+        )
+
+
+def load(location: jobs.Location) -> Backend:
+    """Import a backend's adapter module; its vendor package is imported by its methods."""
+    module = importlib.import_module(location.module)
+    return cast("Backend", getattr(module, location.attribute))
+
+
+def versions(backend: Backend) -> tuple[tuple[str, str], ...]:
+    """Versions of the interpreter, numpy and the runtime's packages, from their metadata."""
+    found = [("python", ".".join(str(part) for part in sys.version_info[:3]))]
+    for name in ("numpy", *backend.capabilities.modules):
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            module = sys.modules.get(name)
+            found.append((name, str(getattr(module, "__version__", "unknown"))))
+    return tuple(found)
+
+
+def deploy_code(launch: Launch) -> str:
+    """The script that runs what was opened, outside of this project."""
+    job = launch.job
+    return launch.backend.deploy_code(job.engine, job.device, job.settings)
+
+
+def calibration(
+    samples: Optional[jobs.Samples], inputs: tuple[TensorSpec, ...]
+) -> Optional[Calibration]:
+    """The calibration samples as backends and recipes read them."""
+    if samples is None:
+        return None
+    return CalibrationSet(samples.data, inputs, samples.indices())
+
+
+def first_feed(job: jobs.OpenJob) -> Feed:
+    """The fixed sample: the first ``batch`` validation samples."""
+    batch = job.settings.batch
+    chosen = job.sample.indices()[:batch]
+    if len(chosen) < batch:  # a tiny dataset: go round
+        chosen = tuple(chosen[index % len(chosen)] for index in range(batch))
+    feed, _ = next(Dataset(job.sample.data).feeds(job.inputs, chosen, batch))
+    return feed
+
+
+def output_error(outputs: dict[str, np.ndarray[Any, Any]], expected: str) -> Optional[float]:
+    """The largest difference over all outputs, relative to the largest expected magnitude.
+
+    Rows beyond the expected ones (a larger batch) are left out; None if the shapes can't be
+    compared (they depend on the data); infinity when the outputs can't be those of one model.
+    """
+    with OutputFile(expected) as kept:
+        reference = kept.read(0)
+    if set(reference) != set(outputs):
+        return float("inf")
+    worst = 0.0
+    for name, want in reference.items():
+        got = outputs[name]
+        if got.ndim and got.shape[1:] == want.shape[1:]:
+            got = got[: len(want)]
+        if got.shape != want.shape:
+            return None
+        wide_want, wide_got = want.astype(np.float64), got.astype(np.float64)
+        scale = float(np.max(np.abs(wide_want), initial=0.0)) or 1.0
+        worst = max(worst, float(np.max(np.abs(wide_got - wide_want), initial=0.0)) / scale)
+    return worst if np.isfinite(worst) else float("inf")
+
+
+def refusal(error: BaseException, stage: Stage) -> jobs.Refused:
+    """Classify what a job raised."""
+    fix = getattr(error, "fix", None)
+    if isinstance(error, InputError):
+        first = error.problems[0]
+        return jobs.Refused(Status.FAILED, stage, f"{first.where}: {first.what}", first.fix)
+    if isinstance(error, UnsupportedError):
+        status = Status.UNSUPPORTED
+    elif isinstance(error, UnavailableError):
+        status = Status.UNAVAILABLE
+    elif isinstance(error, (OutOfMemoryError, MemoryError)) or "bad_alloc" in str(error):
+        status = Status.OUT_OF_MEMORY
+    elif isinstance(error, ImportError):
+        status = Status.UNAVAILABLE
+    else:
+        status = Status.FAILED
+        traceback.print_exception(type(error), error, error.__traceback__)
+    text = str(error).strip() or type(error).__name__
+    reason = text if isinstance(error, (UnsupportedError, UnavailableError)) else (
+        f"{type(error).__name__}: {text}"
+    )
+    return jobs.Refused(status, stage, reason[:2000], fix)
+
+
+def _base64(numbers: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(numbers.tobytes()).decode("ascii")
+
+
+def limit_memory(limit_bytes: int) -> None:
+    """Cap the process's data segment; RLIMIT_AS would count what runtimes only reserve."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the parent is gone (Linux); elsewhere end of input does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def take_answers() -> IO[str]:
+    """Keep the pipe to the parent for answers alone; what libraries print goes to the log."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the parent's business
+    answers = take_answers()
+    limit = os.environ.get("ENGINEPICK_MEMORY_LIMIT")
+    if limit:
+        limit_memory(int(limit))
+    worker = Worker()
+    for line in sys.stdin:
+        answers.write(worker.serve(line) + "\n")
+        answers.flush()
+    os._exit(0)  # runtimes' own clean-up may hang or crash, and there is nothing left to save
+
+
+if __name__ == "__main__":
+    main()
