@@ -1,1 +1,4 @@
-"""Inference runtimes behind the boundary of harness.backend, one module each, named by the runtime's usual import alias."""
+"""Inference runtimes behind the boundary of harness.backend.
+
+One module or package each, named by the alias that people import the runtime under.
+"""

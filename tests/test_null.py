@@ -278,7 +278,7 @@ def test_behaviours_are_typed_from_text() -> None:
 def test_a_malformed_description_is_refused(tmp_path: Path, text: str) -> None:
     model = tmp_path / "model.null"
     model.write_text(text)
-    with pytest.raises(BackendError, match="model.null"):
+    with pytest.raises(BackendError, match=r"model\.null"):
         BACKEND.build(BuildRequest(str(model), Precision.FP32, "source", "cpu"), str(tmp_path))
 
 

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends import ov_build, ov_device, ov_executed, ov_runtime
 from backends.ov import BACKEND, OFFERS
-from harness.backend import BuildRequest, Offer, Queue
+from backends.ov import build as ov_build
+from backends.ov import device as ov_device
+from backends.ov import executed as ov_executed
+from backends.ov import runtime as ov_runtime
+from harness.backend import BuildRequest, Offer, Queue, Session
 from harness.errors import OutOfMemoryError, UnavailableError, UnsupportedError
 from harness.testing import BackendContract, MemoryCalibration
 from harness.testing_models import (
@@ -27,7 +30,7 @@ from harness.testing_models import (
     random_feed,
     two_inputs_two_outputs_model,
 )
-from harness.types import Engine, Precision, Scenario, Settings, TensorSpec
+from harness.types import Engine, Executed, Precision, Scenario, Settings, TensorSpec
 
 for package in ("openvino", "nncf", "onnxruntime"):
     if importlib.util.find_spec(package) is None:  # an import would send openvino's telemetry
@@ -106,6 +109,12 @@ def infer(session: Any, feed: dict[str, Array]) -> dict[str, Array]:
     return {name: np.array(value) for name, value in session.fetch().items()}
 
 
+def what_ran(session: Session) -> Executed:
+    executed = session.executed
+    assert executed is not None
+    return executed
+
+
 def cosine(a: Array, b: Array) -> float:
     a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
@@ -117,7 +126,9 @@ def mlp(tmp_path: Path) -> tuple[str, Engine]:
     return source, build(source, FP32, tmp_path / "engine")
 
 
-def small_model(nodes: list[Any], inputs: list[Any], outputs: list[Any], **weights: Array) -> Any:
+def small_model(
+    nodes: list[Any], inputs: list[Any], outputs: list[Any], /, **weights: Array
+) -> Any:
     from onnx import helper, numpy_helper
 
     graph = helper.make_graph(
@@ -156,8 +167,7 @@ def test_every_offer_is_right_and_says_what_ran(name: str, offer: Offer, tmp_pat
             assert got.shape == want.shape
             assert got.dtype == want.dtype
             assert cosine(got, want) > COSINE[str(offer.precision)]
-    executed = session.executed
-    assert executed is not None
+    executed = what_ran(session)
     assert [share.name for share in executed.devices] == ["cpu"]
     assert executed.devices[0].count >= 2
     asked = str(offer.precision)
@@ -180,7 +190,7 @@ def test_f16_where_there_is_none_runs_as_what_the_compiler_chose(
     infer(session, random_feed(session.inputs))
     effective = session._get_compiled(pinned=True).get_property("INFERENCE_PRECISION_HINT")
     ran = {"f16": "fp16", "bf16": "bf16", "f32": "fp32"}[effective.get_type_name()]
-    assert session.executed.share(ran) == 1.0
+    assert what_ran(session).share(ran) == 1.0
     assert (ran == "fp16") == ("fp16" in NATIVE)
     assert "float16" in engine.notes[0]
 
@@ -240,7 +250,7 @@ def test_a_model_that_takes_only_another_batch_stays_open(tmp_path: Path) -> Non
     session = BACKEND.open(build(source, FP32, tmp_path / "engine"), "cpu", Settings())
     feed = random_feed(session.inputs, 3)
     assert np.array_equal(infer(session, feed)["y"], reference(source, feed)["y"])
-    assert "declared shapes" in session.executed.detail
+    assert "declared shapes" in what_ran(session).detail
 
 
 # -- what is refused ---------------------------------------------------------------------------
@@ -333,7 +343,7 @@ def test_a_closed_session_says_so_and_its_outputs_live_on(mlp: tuple[str, Engine
     with pytest.raises(RuntimeError, match="closed"):
         session.bind(feed)
     with pytest.raises(RuntimeError, match="closed"):
-        _ = session.executed
+        what_ran(session)
 
 
 def test_memory_that_isnt_there(tmp_path: Path) -> None:
@@ -374,7 +384,7 @@ def test_devices_that_stand_for_others(device: str, mlp: tuple[str, Engine]) -> 
         assert np.allclose(
             infer(session, feed)["scores"], reference(source, feed)["scores"], atol=1e-4
         )
-    executed = session.executed
+    executed = what_ran(session)
     assert [share.name for share in executed.devices] == ["cpu"]
     assert executed.share("fp32") == 1.0
     if device.lower().startswith(("auto", "multi")):
@@ -454,9 +464,9 @@ def test_settings_reach_the_runtime(mlp: tuple[str, Engine]) -> None:
     assert compiled.get_property("NUM_STREAMS") == 1
     assert compiled.get_property("PERFORMANCE_HINT") == "LATENCY"
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
-    assert "threads 1" in session.executed.detail
+    assert "threads 1" in what_ran(session).detail
     for name, wrong in (("no-such-thing", "1"), ("available_devices", "1"), ("static-shapes", "?")):
-        with pytest.raises(UnsupportedError, match=name.upper().replace("-", ".") + "|static"):
+        with pytest.raises(UnsupportedError, match=name):
             BACKEND.open(mlp[1], "cpu", Settings(options=((name, wrong),)))
     with pytest.raises(UnsupportedError, match="streams"):
         BACKEND.open(mlp[1], "cpu", Settings(options=(("num_streams", "many"),)))
@@ -473,6 +483,32 @@ def test_static_shapes(mode: str, batch: int, compiled: set[bool], mlp: tuple[st
     assert np.allclose(infer(session, feed)["scores"], reference(source, feed)["scores"], atol=1e-4)
     assert set(session._compiled) == compiled
     assert session.inputs[0].shape[0] is None  # as declared, whatever is compiled
+
+
+def test_int8_matrix_products_are_not_compiled_for_fixed_shapes_unasked(tmp_path: Path) -> None:
+    engine = build(save(embedding_model(), tmp_path), NNCF, tmp_path / "engine")
+    assert any("left open" in note for note in engine.notes)
+    unfused = (("static-shapes", "yes"), ("snippets-mode", "DISABLE"))
+    for options, pinned in (((), False), (unfused, True)):
+        session = BACKEND.open(engine, "cpu", Settings(threads=1, options=options))
+        feed = random_feed(session.inputs)
+        want = reference(str(tmp_path / "source.onnx"), feed)
+        assert cosine(infer(session, feed)["scores"], want["scores"]) > COSINE["int8"]
+        assert set(session._compiled) == {pinned}
+
+
+@pytest.mark.parametrize("threads", [1, 2])  # one thread: the layers are fused into one kernel
+def test_fused_matrix_products_are_counted_with_their_precision(
+    threads: int, mlp: tuple[str, Engine], tmp_path: Path
+) -> None:
+    for precision in (Precision.FP32, Precision.BF16):
+        if str(precision) not in NATIVE:
+            continue
+        engine = build(mlp[0], Offer(precision, "source"), tmp_path / str(precision))
+        session = BACKEND.open(engine, "cpu", Settings(threads=threads))
+        infer(session, random_feed(session.inputs))
+        executed = what_ran(session)
+        assert [(share.name, share.count) for share in executed.precisions] == [(str(precision), 2)]
 
 
 def test_other_open_axes_are_compiled_for_the_first_feed_when_asked(tmp_path: Path) -> None:
@@ -573,8 +609,9 @@ def test_the_deployed_script_computes_the_same(
     session = BACKEND.open(engine, device, settings)
     for batch in (1, 2):
         feed = random_feed(session.inputs, batch)
-        np.savez(folder / f"feed{batch}.npz", **feed)
-        np.savez(folder / f"want{batch}.npz", **infer(session, feed))
+        kept: dict[str, Any] = {"feed": feed, "want": infer(session, feed)}
+        for name, arrays in kept.items():
+            np.savez(folder / f"{name}{batch}.npz", **arrays)
     check = (
         "import deploy, numpy as np\n"
         "session = deploy.load()\n"
@@ -683,25 +720,29 @@ def test_executed_falls_back_to_outputs_and_says_so() -> None:
         {"layerType": "Convolution", "primitiveType": "vnni", "outputPrecisions": "u8"},
         {"layerType": "Convolution", "primitiveType": "jit_f32", "runtimePrecision": "u8"},
         {"layerType": "Subgraph", "primitiveType": "jit_bf16", "originalLayersNames": "a,product"},
+        {"layerType": "Subgraph", "primitiveType": "jit_f32", "originalLayersNames": "fq,product"},
         {"layerType": "Subgraph", "primitiveType": "jit_i8", "originalLayersNames": "a,b"},
         {"layerType": "Loop", "primitiveType": "unknown_f32"},
     ]
     compiled = _Compiled(nodes, EXECUTION_DEVICES=["(CPU)"])
-    found = ov_executed.executed(compiled, ov_device.Target("AUTO"), frozenset({"product"}))
-    assert [(share.name, share.count) for share in found.devices] == [("cpu", 5)]
+    origin = ov_executed.Origin(frozenset({"product"}), frozenset({"fq"}))
+    found = ov_executed.executed(compiled, ov_device.Target("AUTO"), origin)
+    assert [(share.name, share.count) for share in found.devices] == [("cpu", 6)]
     assert {share.name: share.count for share in found.precisions} == {
-        "int8": 1,
+        "int8": 2,
         "fp32": 1,
         "bf16": 1,
     }
-    for said in ("1 primitive(s) name no precision", "1 fused", "1 loop"):
+    for said in ("1 primitive(s) name no precision", "2 inside fused", "1 loop"):
         assert said in found.detail
 
 
 def test_executed_splits_hetero_by_operation_and_is_honest_without_a_runtime_model() -> None:
     compiled = _Compiled(None, EXECUTION_DEVICES=["GPU.0", "CPU"])
     affinity = {"conv": "GPU.0", "relu": "GPU.0", "odd": "CPU"}
-    found = ov_executed.executed(compiled, ov_device.Target("HETERO"), frozenset(), affinity)
+    found = ov_executed.executed(
+        compiled, ov_device.Target("HETERO"), ov_executed.Origin(), affinity
+    )
     assert {share.name: share.count for share in found.devices} == {"gpu:0": 2, "cpu": 1}
     assert found.precisions == ()
     assert "no runtime model" in found.detail
@@ -765,13 +806,16 @@ def test_transformers_are_told_from_others(tmp_path: Path) -> None:
         helper.make_node("Softmax", ["s"], ["p"]),
         product,
     ]
-    io = ([value("x", ["n", "s", 8])], [value("y", ["n", "s", 8])])
-    attention = save(small_model(nodes, *io, **weights, **scale), tmp_path)
+    x, y = value("x", ["n", "s", 8]), value("y", ["n", "s", 8])
+    attention = save(small_model(nodes, [x], [y], **{**weights, **scale}), tmp_path)
     core = ov_runtime.load().Core()
     assert ov_build.looks_like_transformer(core.read_model(attention))
     plain = save(mlp_model(), tmp_path, "plain.onnx")
     assert not ov_build.looks_like_transformer(core.read_model(plain))
-    engine = build(attention, NNCF, tmp_path / "engine")
+    (tmp_path / "engine").mkdir()
+    feeds = [{"x": rng.random((1, 5, 8), np.float32)} for _ in range(16)]
+    request = BuildRequest(attention, Precision.INT8, "nncf", "cpu", MemoryCalibration(feeds))
+    engine = BACKEND.build(request, str(tmp_path / "engine"))
     assert "nncf model type transformer" in engine.notes
     session = BACKEND.open(engine, "cpu", Settings())
     feed = {"x": rng.random((2, 5, 8), np.float32)}
@@ -805,6 +849,28 @@ def test_the_module_imports_no_runtime_and_probing_leaves_no_trace(tmp_path: Pat
     )
     assert in_a_fresh_process(code, tmp_path) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_building_with_nncf_outside_of_pytest_sends_and_keeps_nothing(tmp_path: Path) -> None:
+    source = save(mlp_model(), tmp_path)  # nncf stubs its own telemetry where pytest is imported
+    (tmp_path / "home").mkdir()
+    (tmp_path / "engine").mkdir()
+    code = (
+        "import sys, numpy as np\n"
+        "from backends.ov import BACKEND\n"
+        "from harness.backend import BuildRequest\n"
+        "from harness.types import Precision\n"
+        "class Samples:\n"
+        "    def feeds(self):\n"
+        "        yield {'features': np.ones((1, 32), np.float32)}\n"
+        "    def __len__(self):\n"
+        "        return 1\n"
+        f"request = BuildRequest({source!r}, Precision.INT8, 'nncf', 'cpu', Samples())\n"
+        f"BACKEND.build(request, {str(tmp_path / 'engine')!r})\n"
+        "assert 'nncf' in sys.modules and 'openvino_telemetry' not in sys.modules\n"
+    )
+    assert in_a_fresh_process(code, tmp_path / "home") == ""
+    assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_without_openvino_the_probe_says_what_to_do(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from backends.ov_device import Target, bare, device_id
+from backends.ov.device import Target, bare, device_id
 from harness.types import Executed, Share
 
 _SUFFIX = re.compile(r"(?:^|_)(bf16|fp?16|fp?32|fp?64|[iu](?:nt)?(?:4|8|16|32|64))$", re.IGNORECASE)
@@ -70,17 +70,21 @@ class _Tally:
     fused: int = 0
     bodies: int = 0
 
-    def add(self, node: Any, heavy: frozenset[str]) -> None:
-        """Count one node; ``heavy`` names the compute operations of the engine's model."""
+    def add(self, node: Any, origin: Origin, hint: Optional[str]) -> None:
+        """Count one node; ``hint`` is the precision hint in effect."""
         info = node.get_rt_info()
         layer = _text(info, "layerType")
         if layer.lower() in _NOT_WORK:
             return
         self.work += 1
         self.bodies += layer.lower() in _BODIES
-        if layer == "Subgraph" and heavy & set(_text(info, "originalLayersNames").split(",")):
-            self.fused += 1
-        elif not is_compute(layer):
+        inside = set(_text(info, "originalLayersNames").split(","))
+        products = len(origin.compute & inside)
+        if layer == "Subgraph" and products:
+            self.fused += products
+            self.precisions[_fused_precision(info, inside, origin, hint)] += products
+            return
+        if not is_compute(layer):
             return
         precision = primitive_precision(_text(info, "primitiveType"))
         if precision is None:
@@ -94,25 +98,49 @@ def _text(info: Any, key: str) -> str:
     return str(info[key].astype(str)) if key in info else ""
 
 
-def compute_names(model: Any) -> frozenset[str]:
-    """The friendly names of the model's compute operations."""
-    return frozenset(
-        op.get_friendly_name() for op in model.get_ops() if op.get_type_name() in SOURCE_COMPUTE
-    )
+def _fused_precision(info: Any, inside: set[str], origin: Origin, hint: Optional[str]) -> str:
+    """The precision of matrix products inside a fused subgraph.
+
+    Its primitive is named after its input, which may be float32 and quantized inside. So: int8
+    where it takes int8 or holds quantizers, else what the compiler was told.
+    """
+    by_name = primitive_precision(_text(info, "primitiveType"))
+    if by_name == "int8" or origin.quantizers & inside:
+        return "int8"
+    return hint or by_name or "unknown"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Names of operations of the engine's model, to be found again in the runtime model."""
+
+    compute: frozenset[str] = frozenset()
+    quantizers: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, model: Any) -> Origin:
+        """Collect them."""
+
+        def names(*kinds: str) -> frozenset[str]:
+            ops = model.get_ops()
+            return frozenset(op.get_friendly_name() for op in ops if op.get_type_name() in kinds)
+
+        return cls(names(*SOURCE_COMPUTE), names("FakeQuantize"))
 
 
 def executed(
-    compiled: Any, target: Target, heavy: frozenset[str], affinity: Optional[Any] = None
+    compiled: Any, target: Target, origin: Origin, affinity: Optional[Any] = None
 ) -> Executed:
     """Read a compiled model.
 
     affinity: for HETERO, the device of each operation by its name (``Core.query_model``).
     """
     tally = _Tally()
+    hint = _hint(compiled)
     notes = []
     try:
         for node in compiled.get_runtime_model().get_ordered_ops():
-            tally.add(node, heavy)
+            tally.add(node, origin, hint)
     except RuntimeError:
         notes.append("the device shows no runtime model")
     names = [bare(name) for name in _property(compiled, "EXECUTION_DEVICES") or [target.kind]]
@@ -134,7 +162,7 @@ def _source(tally: _Tally) -> Iterable[str]:
     if tally.precisions:
         yield "precisions by the primitives of OpenVINO's runtime model"
     if tally.fused:
-        yield f"{tally.fused} fused subgraph(s) counted by their input's precision"
+        yield f"{tally.fused} inside fused subgraphs: by their quantizers, else by the hint"
     if tally.by_output:
         yield f"{tally.by_output} primitive(s) name no precision: the output's is taken"
     if tally.bodies:
@@ -159,6 +187,15 @@ def _effective(compiled: Any) -> Iterable[str]:
         ]
         if known:
             yield "in effect: " + ", ".join(known)
+
+
+def _hint(compiled: Any) -> Optional[str]:
+    """The precision hint in effect, as ours; None where several devices differ or none says."""
+    under = dict(_property(compiled, "DEVICE_PROPERTIES") or {}).values()
+    found = {values.get("INFERENCE_PRECISION_HINT") for values in map(dict, under)}
+    found = found or {_property(compiled, "INFERENCE_PRECISION_HINT")}
+    names = {primitive_precision(_plain(value)) for value in found if value is not None}
+    return names.pop() if len(names) == 1 else None
 
 
 def _plain(value: Any) -> str:

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from backends.ov_device import Target, parse
-from backends.ov_runtime import INSTALL, classified, quiet, read, specs
-from harness.backend import BuildRequest, Calibration, Feed
+from backends.ov.device import Target, parse
+from backends.ov.runtime import INSTALL, classified, quiet, read, specs
+from harness.backend import BuildRequest, Calibration
 from harness.errors import UnavailableError, UnsupportedError
 from harness.types import Engine, Precision, TensorSpec
 
 MODEL = "model.xml"
 ABOUT = "engine.json"
+
+_FUSED_FROM = 2  # matrix products that OpenVINO may fuse into one kernel
 
 _INT8_DOT = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
@@ -25,17 +27,19 @@ _INT8_DOT = {"avx512_vnni", "avx_vnni", "amx_int8"}
 class About:
     """What ``engine.json`` beside the IR says, since an engine is opened without its candidate.
 
-    precision None, and no inputs: an IR that isn't ours.
+    precision None, and no inputs: an IR that isn't ours. static: whether fixed shapes are safe.
     """
 
     precision: Optional[Precision] = None
     inputs: tuple[TensorSpec, ...] = ()
+    static: bool = True
 
     def write(self, folder: Path) -> None:
         """Write it beside the IR."""
         values = {
             "precision": str(self.precision),
             "inputs": [[spec.name, spec.dtype, list(spec.shape)] for spec in self.inputs],
+            "static": self.static,
         }
         (folder / ABOUT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
@@ -49,14 +53,14 @@ class About:
         inputs = tuple(
             TensorSpec(name, dtype, tuple(dims)) for name, dtype, dims in values["inputs"]
         )
-        return cls(Precision(values["precision"]), inputs)
+        return cls(Precision(values["precision"]), inputs, values["static"])
 
 
 def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
     """Build one of the offers; see :class:`backends.ov.OpenVino`."""
     model = read(openvino.Core(), request.model)
-    about = About(request.precision, specs(model.inputs))
-    specs(model.outputs)
+    inputs = specs(model.inputs)
+    specs(model.outputs)  # refuses what no session could hand out
     notes: list[str] = []
     if request.recipe == "nncf":
         model, notes = quantize(model, request)
@@ -69,10 +73,16 @@ def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
     folder = Path(workdir)
     with classified():
         openvino.save_model(model, str(folder / MODEL), compress_to_fp16=compress)
-    about.write(folder)
+    static = request.precision is not Precision.INT8 or _matrix_products(model) < _FUSED_FROM
+    notes += [] if static else ["shapes left open: several int8 matrix products"]
+    About(request.precision, inputs, static).write(folder)
     files = tuple(sorted(path.name for path in folder.iterdir()))
     size = sum((folder / name).stat().st_size for name in files)
     return Engine(str(folder / MODEL), files, size, tuple(notes))
+
+
+def _matrix_products(model: Any) -> int:
+    return sum(op.get_type_name() == "MatMul" for op in model.get_ops())
 
 
 def _quantized(model: Any) -> str:
@@ -187,7 +197,16 @@ def looks_like_transformer(model: Any) -> bool:
 
 def _feeds_matmul(op: Any, depth: int = 4) -> bool:
     """Whether an operation's result goes into a matrix product, perhaps through a reshape."""
-    through = {"Reshape", "Transpose", "Convert", "Multiply", "Select", "FakeQuantize", "Squeeze"}
+    through = {
+        "Convert",
+        "FakeQuantize",
+        "Identity",
+        "Multiply",
+        "Reshape",
+        "Select",
+        "Squeeze",
+        "Transpose",
+    }
     for consumer in (
         port.get_node() for output in op.outputs() for port in output.get_target_inputs()
     ):
@@ -195,6 +214,3 @@ def _feeds_matmul(op: Any, depth: int = 4) -> bool:
         if kind == "MatMul" or (depth and kind in through and _feeds_matmul(consumer, depth - 1)):
             return True
     return False
-
-
-__all__ = ["ABOUT", "MODEL", "About", "Feed", "build"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,15 +10,17 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from backends import ov_executed
-from backends.ov_device import Pinning, Target
-from backends.ov_runtime import classified, raise_classified, specs
+from backends.ov import executed as execution
+from backends.ov.device import Pinning, Target
+from backends.ov.runtime import classified, raise_classified, specs
 from harness.backend import Feed
 from harness.errors import UnsupportedError
 from harness.types import Executed, TensorSpec
 
 Array = np.ndarray[Any, Any]
 Shapes = dict[str, tuple[int, ...]]
+
+_SILENCE_S = 1.0  # how long nothing completes before slots in flight are looked at
 
 _Slot = tuple[str, Array, tuple[int, ...], "np.dtype[Any]"]
 
@@ -66,12 +69,13 @@ class OvSession:
         self.outputs = specs(model.outputs)
         self._index = {spec.name: index for index, spec in enumerate(self.inputs)}
         self._dtypes = [np.dtype(spec.dtype) for spec in self.inputs]
-        self._heavy = ov_executed.compute_names(model)
+        self._origin = execution.Origin.of(model)
         self._pinned = source.pinning.shapes
         self._last = self._pinned is not None
         self._compiled: dict[bool, Any] = {}
         self._requests: dict[bool, Any] = {}
         self._slots: list[Any] = []
+        self._busy: set[int] = set()
         self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._unbind()
         if not source.pinning.first:
@@ -128,7 +132,7 @@ class OvSession:
         affinity = None
         if source.target.kind == "HETERO":
             affinity = source.core.query_model(source.read(), str(source.target))
-        found = ov_executed.executed(compiled, source.target, self._heavy, affinity)
+        found = execution.executed(compiled, source.target, self._origin, affinity)
         shapes = "compiled for fixed shapes" if self._last else "compiled for the declared shapes"
         return Executed(found.devices, found.precisions, f"{found.detail}; {shapes}")
 
@@ -140,6 +144,7 @@ class OvSession:
         compiled = self._compiled_for(shapes)
         self._done = queue.SimpleQueue()
         self._slots = []
+        self._busy = set()
         with classified():
             for slot in range(in_flight):
                 request = compiled.create_infer_request()
@@ -150,18 +155,29 @@ class OvSession:
     def start(self, slot: int) -> None:
         """Start a slot."""
         self._slots[slot].start_async()
+        self._busy.add(slot)
 
     def wait_any(self) -> int:
         """The next slot that completes, in the order of completion."""
-        slot = self._done.get()
-        request = self._slots[slot]
-        # the callback comes a moment before the request may be started again, and it is here
-        # that a failed inference raises
         try:
-            request.wait()
-        except RuntimeError as error:
-            raise_classified(error)
+            slot = self._done.get(timeout=_SILENCE_S)
+        except queue.Empty:
+            slot = self._wait_long()
+        self._busy.discard(slot)
+        # the callback comes a moment before the request may be started again
+        self._slots[slot].wait()
         return slot
+
+    def _wait_long(self) -> int:
+        """As ``wait_any``; looks for failed slots, since OpenVINO calls nobody back for these."""
+        while True:
+            try:
+                for slot in self._busy:
+                    self._slots[slot].wait_for(0)
+            except RuntimeError as error:
+                raise_classified(error)
+            with contextlib.suppress(queue.Empty):
+                return self._done.get(timeout=_SILENCE_S)
 
     # -- inside -------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ _KINDS = {
     "NPU",
 }  # what a list may name on a host without it: the rest are typing errors
 
+_UNLISTED = "SNIPPETS_MODE"  # the CPU takes it without listing it; DISABLE turns off fused kernels
+
 _HINTS = {Precision.FP32: "f32", Precision.FP16: "f16", Precision.BF16: "bf16"}
 
 
@@ -147,11 +149,18 @@ def properties(
             found["NUM_STREAMS"] = str(settings.streams)
         elif settings.streams > 1:
             raise UnsupportedError(f"streams: {target} has no streams to set")
-    found.update({name.upper().replace("-", "_"): value for name, value in asked.items()})
+    found.update({property_name(name): value for name, value in asked.items()})
     return found
 
 
-def check_properties(core: Any, target: Target, wanted: Mapping[str, str]) -> None:
+def property_name(option: str) -> str:
+    """OpenVINO's spelling of an option's name."""
+    return option.upper().replace("-", "_")
+
+
+def check_properties(
+    core: Any, target: Target, wanted: Mapping[str, str], settings: Settings
+) -> None:
     """Refuse a property that no device of the target can be given; OpenVINO ignores some.
 
     Raises:
@@ -160,14 +169,16 @@ def check_properties(core: Any, target: Target, wanted: Mapping[str, str]) -> No
     names = [target.kind, *(bare(part) for part in target.parts)] if target.meta else [target.kind]
     if target.meta and not target.parts:
         names += list(core.available_devices)
-    writable: set[str] = set()
+    writable = {_UNLISTED} if "CPU" in names else set()
     for name in names:
         for key, mode in dict(core.get_property(name, "SUPPORTED_PROPERTIES")).items():
             writable |= {str(key)} if str(mode) != "RO" else set()
+    as_written = {property_name(name): name for name, _ in settings.options}
     for name in wanted:
         if name not in writable:
             raise UnsupportedError(
-                f"{name}: {target} has no such property; it has {', '.join(sorted(writable))}"
+                f"{as_written.get(name, name)}: {target} has no such property; "
+                f"it has {', '.join(sorted(writable))}"
             )
 
 
@@ -182,13 +193,16 @@ class Pinning:
     first: bool = False
 
 
-def pinning(inputs: Sequence[TensorSpec], settings: Settings) -> Pinning:
-    """What the option ``static-shapes`` means for a model with these inputs."""
+def pinning(inputs: Sequence[TensorSpec], settings: Settings, *, safe: bool = True) -> Pinning:
+    """What the option ``static-shapes`` means for a model with these inputs.
+
+    safe: whether ``auto`` may pin the batch.
+    """
     mode = static_mode(settings)
     open_axes = {
         axis for spec in inputs for axis, dim in enumerate(spec.shape) if not isinstance(dim, int)
     }
-    if mode == "no" or not open_axes:
+    if mode == "no" or not open_axes or (mode == "auto" and not safe):
         return Pinning()
     if open_axes != {0}:
         return Pinning(first=mode == "yes")
