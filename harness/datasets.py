@@ -385,7 +385,7 @@ def resolve(source: str, where: str = "--data") -> DataRef:
     for path in paths:
         try:
             tables[path] = headers(path, where)
-        except InputError as error:  # noqa: PERF203 - every shard's problem is wanted
+        except InputError as error:
             problems += error.problems
     for path, table in tables.items():
         problems += _array_problems(table, f"{where}: {Path(path).name}")
