@@ -178,8 +178,9 @@ class Candidates(_Table):
 class Measure(_Table):
     """How much is measured, and what a measurement may take."""
 
-    rounds: Annotated[int, whole(1, 100)] = Field(
-        default=5, description="launches of each candidate; verdicts need 3 or more"
+    rounds: Optional[Annotated[int, whole(1, 100)]] = Field(
+        default=None,
+        description="launches of each candidate; none: as many as the decision takes, 3 to 20",
     )
     passes: Annotated[int, whole(1, 100)] = Field(
         default=4, description="turns of each process within a round"

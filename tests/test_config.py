@@ -217,7 +217,7 @@ def test_defaults() -> None:
     assert config.constraints == Constraints()
     assert config.constraints.max_accuracy_drop == 0.01
     measure = config.measure
-    assert (measure.rounds, measure.passes, measure.slice_ms) == (5, 4, 100)
+    assert (measure.rounds, measure.passes, measure.slice_ms) == (None, 4, 100)
     assert (measure.warmup_iterations, measure.warmup_cap_s) == (10, 10.0)
     assert (measure.calibration_samples, measure.validation_samples) == (128, None)
     assert (measure.timeout_s, measure.memory_limit_bytes) == (300.0, None)
