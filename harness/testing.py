@@ -171,6 +171,9 @@ class BackendContract:
     A norm may be off by as much as the angle: a cosine of 0.97 allows 24 %.
     """
 
+    replaced: ClassVar[Sequence[tuple[str, Precision]]] = ()
+    """(model, precision) that the runtime is known to run as another precision, and says so."""
+
     def make_variant(
         self, offer: Offer, source: str, workdir: str, calibration: Calibration
     ) -> str:
@@ -299,6 +302,8 @@ class BackendContract:
         device = self.backend.probe().device(built.case.device)
         if executed.precisions and device is not None and asked in device.precisions:
             name = str(Precision.INT8 if asked is Precision.INT8_DYNAMIC else asked)
+            if (built.case.model, asked) in self.replaced and not executed.share(name):
+                pytest.skip(f"known to be replaced, and reported so: {executed}")
             assert executed.share(name) > 0, f"{asked} was asked, but {executed} ran"
 
     def test_an_engine_can_be_moved(self, built: Built, tmp_path: Path) -> None:
@@ -435,7 +440,7 @@ class BackendContract:
     @_each("fp32")
     def test_unknown_options_and_devices_are_refused(self, built: Built) -> None:
         settings = Settings(options=(("no_such_option", "1"),))
-        with pytest.raises(BackendError, match="no_such_option"):
+        with pytest.raises(BackendError, match=r"(?i)no_such_option"):  # runtimes shout
             self.backend.open(built.engine, built.case.device, settings)
         with pytest.raises(UnavailableError, match="gpu:99"):
             self.backend.open(built.engine, "gpu:99", self.settings())
@@ -448,7 +453,8 @@ class BackendContract:
         source, workdir = tmp_path / Path(built.onnx).name, tmp_path / "engine"
         source.write_bytes(rubbish)
         workdir.mkdir()
-        request = BuildRequest(str(source), Precision.FP32, built.case.offer.recipe, "cpu")
+        case = built.case
+        request = BuildRequest(str(source), Precision.FP32, case.offer.recipe, case.device)
         moved = _copy(built.engine, tmp_path / "moved")
         Path(moved.path).write_bytes(rubbish)
 
@@ -612,6 +618,7 @@ def _assert_close(got: Array, wanted: Array, tolerance: float, name: str) -> Non
     left, right = (array.astype(np.float64).ravel() for array in (got, wanted))
     assert np.isfinite(left).all(), name
     norms = float(np.linalg.norm(left)), float(np.linalg.norm(right))
+    assert norms[0] > 0, f"{name}: all zeros"
     cosine = float(left @ right) / (norms[0] * norms[1])
     assert cosine >= tolerance, f"{name}: cosine {cosine:.5f} with the reference"
     off = abs(norms[0] / norms[1] - 1)

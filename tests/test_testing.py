@@ -21,7 +21,8 @@ TUTORIAL = ROOT / "docs" / "writing-a-backend.md"
 
 
 def tutorial_code() -> str:
-    (code,) = re.findall(r"^```python\n(.*?)^```$", TUTORIAL.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    text = TUTORIAL.read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return str(code)
 
 
@@ -283,7 +284,8 @@ def failures(folder: Path) -> dict[str, set[str]]:
     )
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     found: dict[str, set[str]] = {name: set() for name in FOUND_BY}
-    for kind, test in re.findall(r"^(?:FAILED|ERROR) \S*?::(\w+)::test_(\w+)", done.stdout, re.MULTILINE):
+    line = re.compile(r"^(?:FAILED|ERROR) \S*?::(\w+)::test_(\w+)", re.MULTILINE)
+    for kind, test in line.findall(done.stdout):
         found[kind].add(test)
     return found
 

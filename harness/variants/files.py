@@ -1,0 +1,84 @@
+"""Reading and writing ONNX files of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UnsupportedError
+
+LARGE_BYTES = 1_500_000_000
+"""Beyond this, weights go beside the model: one protobuf holds 2 GB, and quantizing adds nodes."""
+
+_EMBEDDED_BYTES = 1024  # tensors smaller than this stay in the model
+
+
+def is_large(path: str) -> bool:
+    """Whether what is made of the model has to keep its weights beside it."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    if Path(path).stat().st_size > LARGE_BYTES:
+        return True
+    model = onnx.load(path, load_external_data=False)
+    return any(uses_external_data(tensor) for tensor in initializers(model.graph))
+
+
+def initializers(graph: Any) -> Iterator[Any]:
+    """The graph's weights and those of the graphs inside it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            for body in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+                yield from initializers(body)
+
+
+def save(model: Any, out: str, *, large: bool) -> None:
+    """Write a model, its weights in ``<out>.data`` if large."""
+    import onnx
+
+    if not large:
+        onnx.save_model(model, out)
+        return
+    data = Path(f"{out}.data")
+    data.unlink(missing_ok=True)  # onnx would append to it
+    onnx.save_model(
+        model,
+        out,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=data.name,
+        size_threshold=_EMBEDDED_BYTES,
+    )
+
+
+def opset(model: Any) -> int:
+    """The version of ONNX's own operators that the model uses; 0 if it uses none."""
+    versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    return max(versions, default=0)
+
+
+def check(out: str, source: str, tool: str) -> None:
+    """Raise UnsupportedError if a tool made a model that is not valid, types and shapes included.
+
+    Where ONNX can't infer through the source either, only the structure is checked.
+    """
+    fault = _fault(out, full=True)
+    if fault is None or (_fault(out, full=False) is None and _fault(source, full=True)):
+        return
+    text = " ".join(str(fault).split())[:500]
+    raise UnsupportedError(f"{tool} made an invalid model of this one: {text}") from fault
+
+
+def _fault(path: str, *, full: bool) -> Exception | None:
+    """What the checker has against a model file."""
+    from onnx import checker
+
+    try:
+        checker.check_model(path, full_check=full)
+    except Exception as fault:  # noqa: BLE001 - checker and inference raise unrelated classes
+        return fault
+    return None

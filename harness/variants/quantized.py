@@ -1,0 +1,204 @@
+"""int8: ONNX Runtime's quantizer, static (Q/DQ, calibrated) and dynamic."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.backend import Calibration
+from harness.errors import BackendError, UnsupportedError
+from harness.variants.files import check, is_large, opset, save
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""What quantization is for; the other operators follow."""
+
+_OLDEST_OPSET = 13  # per-channel Q/DQ, and an axis for DequantizeLinear
+_NAMED = 5  # nodes that a note names before it says "and N more"
+
+
+class _Reader:
+    """A calibration reader over :meth:`Calibration.feeds`."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._feeds = calibration.feeds()
+        self._count = len(calibration)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def get_next(self) -> dict[str, Any] | None:
+        feed = next(self._feeds, None)
+        return None if feed is None else dict(feed)
+
+
+def make_static(
+    source: str, out: str, params: Mapping[str, str], calibration: Calibration
+) -> tuple[str, ...]:
+    """Insert Q/DQ pairs by the ranges that the calibration samples show."""
+    from onnxruntime import quantization
+
+    types = {"uint8": quantization.QuantType.QUInt8, "int8": quantization.QuantType.QInt8}
+    methods = {
+        "minmax": quantization.CalibrationMethod.MinMax,
+        "entropy": quantization.CalibrationMethod.Entropy,
+        "percentile": quantization.CalibrationMethod.Percentile,
+    }
+    large = is_large(source)
+    operators = None if params["operators"] == "all" else params["operators"].split(",")
+    with _prepared(source, out, large=large) as (prepared, notes):
+        # No CalibMaxIntermediateOutputs: in 1.32 it forgets the ranges of the samples before
+        # instead of merging them. Ranges are two numbers a tensor, so all of them fit.
+        quantization.quantize_static(
+            prepared,
+            out,
+            _Reader(calibration),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=operators,
+            activation_type=types[params["activations"]],
+            weight_type=types[params["weights"]],
+            per_channel=params["per_channel"] == "yes",
+            reduce_range=params["reduce_range"] == "yes",
+            calibrate_method=methods[params["calibration"]],
+            use_external_data_format=large,
+        )
+        check(out, prepared, "the static quantizer")
+    nodes = _nodes(out)
+    dequantized = {
+        name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output
+    }
+    weighted = [node for node in nodes if node.op_type in _WEIGHTED]
+    kept = [node for node in weighted if not set(node.input[:2]) <= dequantized]
+    return (*notes, *_told(weighted, kept))
+
+
+def make_dynamic(source: str, out: str, params: Mapping[str, str]) -> tuple[str, ...]:
+    """Quantize weights now, and leave activations to be quantized as they come."""
+    from onnxruntime import quantization
+
+    operators = params["operators"].split(",")
+    if not any(node.op_type in operators for node in _nodes(source)):
+        raise UnsupportedError(
+            f"dynamic quantization covers {' and '.join(operators)}, and the model has neither"
+        )
+    large = is_large(source)
+    with _prepared(source, out, large=large) as (prepared, notes):
+        before = [node for node in _nodes(prepared) if node.op_type in operators]
+        quantization.quantize_dynamic(
+            prepared,
+            out,
+            op_types_to_quantize=operators,
+            per_channel=params["per_channel"] == "yes",
+            reduce_range=params["reduce_range"] == "yes",
+            weight_type=quantization.QuantType.QInt8,
+            use_external_data_format=large,
+        )
+        check(out, prepared, "the dynamic quantizer")
+    kept = [node for node in _nodes(out) if node.op_type in operators]
+    return (*notes, *_told(before, kept))
+
+
+@contextlib.contextmanager
+def _prepared(source: str, out: str, *, large: bool) -> Iterator[tuple[str, list[str]]]:
+    """The model folded and with its shapes inferred, in a file that lives as long as the context.
+
+    Quantizing finds weights only where they are constants, and tensors whose shape is known.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(dir=Path(out).parent) as folder:
+        given = _upgraded(source, str(Path(folder) / "upgraded.onnx"), notes, large=large)
+        prepared = str(Path(folder) / "prepared.onnx")
+        Path(f"{out}.data").unlink(missing_ok=True)  # the quantizer would append to it
+        for skip in (False, True):
+            try:
+                quant_pre_process(
+                    given,
+                    prepared,
+                    skip_symbolic_shape=skip,
+                    save_as_external_data=large,
+                    all_tensors_to_one_file=large,
+                    external_data_location="prepared.onnx.data" if large else None,
+                )
+                break
+            except Exception as fault:  # sympy is missing, or an operator is strange to it
+                if skip:
+                    raise BackendError(f"the model can't be prepared: {fault}") from fault
+                Path(f"{prepared}.data").unlink(missing_ok=True)
+        _flatten_biases(prepared)
+        yield prepared, notes
+
+
+def _flatten_biases(path: str) -> None:
+    """Write Gemm's biases of shape [1, n] as [n], which is the same by broadcasting.
+
+    onnxruntime 1.32's quantizer adjusts per-channel scales by the bias, and expects a vector.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    place = 2  # Gemm's inputs are A, B and the bias
+    users = Counter(name for node in model.graph.node for name in node.input)
+    biases = Counter(
+        node.input[place]
+        for node in model.graph.node
+        if node.op_type == "Gemm" and len(node.input) > place
+    )
+    flat = [
+        tensor
+        for tensor in model.graph.initializer
+        if biases[tensor.name] == users[tensor.name] > 0 and list(tensor.dims[:-1]) == [1]
+    ]
+    for tensor in flat:
+        tensor.dims[:] = tensor.dims[1:]
+    if flat:
+        kept = {tensor.name for tensor in flat}
+        stale = [value for value in model.graph.value_info if value.name in kept]
+        for value in stale:
+            model.graph.value_info.remove(value)
+        onnx.save_model(model, path)
+
+
+def _upgraded(source: str, target: str, notes: list[str], *, large: bool) -> str:
+    """The file to start from: the source, or what ONNX converts it to if its opset is too old."""
+    import onnx
+
+    version = opset(onnx.load(source, load_external_data=False))
+    if version >= _OLDEST_OPSET:
+        return source
+    try:
+        model = onnx.version_converter.convert_version(onnx.load(source), _OLDEST_OPSET)
+    except Exception as fault:
+        raise UnsupportedError(
+            f"quantization needs opset {_OLDEST_OPSET}, the model has {version}, and it can't be "
+            f"converted: {fault}",
+            "export the model again with a newer opset",
+        ) from fault
+    save(model, target, large=large)
+    notes.append(f"opset {version} converted to {_OLDEST_OPSET}")
+    return target
+
+
+def _nodes(path: str) -> list[Any]:
+    import onnx
+
+    return list(onnx.load(path, load_external_data=False).graph.node)
+
+
+def _told(weighted: list[Any], kept: list[Any]) -> Iterator[str]:
+    """What was quantized, as notes. Raises UnsupportedError if nothing was."""
+    if len(kept) >= len(weighted):
+        found = ", ".join(sorted({node.op_type for node in weighted})) or "none that could be"
+        raise UnsupportedError(f"nothing could be quantized (operators: {found})")
+    total = Counter(node.op_type for node in weighted)
+    left = Counter(node.op_type for node in kept)
+    for name, count in sorted(total.items()):
+        yield f"{count - left[name]} of {count} {name} quantized"
+    if kept:
+        names = [node.name or f"a {node.op_type} without a name" for node in kept]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield f"{len(kept)} nodes kept in fp32: {', '.join(names[:_NAMED])}{more}"
