@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from harness.analyse import Analysis, analyse
     from harness.config import SweepConfig, load_lab, load_sweep
     from harness.recommend import Limits, Recommendation, recommend
+    from harness.run import sweep
     from harness.store import Results
     from harness.store import read as load_results
-    from harness.run import sweep
 
 _HOMES = {
     "Analysis": ("harness.analyse", "Analysis"),

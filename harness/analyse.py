@@ -13,23 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from harness.evidence import Evidence, Look, final_looks, plan_looks
 from harness.record import AccuracyRecord, Agreement, BuildRecord, LaunchRecord, RunRecord, Slice
 from harness.stats import (
     Drop,
     Interval,
-    Verdict,
-    all_pairs_half_width,
     geometric_interval,
     paired_drop,
-    verdict,
 )
 from harness.store import Results
 from harness.types import Candidate, Executed, Scenario, Status
 
 Array = np.ndarray[Any, Any]
-
-MARGIN = math.log(1.02)
-"""Differences of less than 2 % are ties whatever their sign."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +34,9 @@ class Summary:
     status and reason: of its last fault, if it had one; such a candidate is never recommended.
     time_ns: what is ranked: per inference for latency, per sample for throughput. run_ns: compute
     alone. speedup: over the baseline, paired within rounds. memory_bytes: peak resident set less
-    the import of the runtime. launches: those in finished rounds. executed: what really ran. deploy_code: the
-    script that runs it in the user's program.
+    the import of the runtime. launches: those in finished rounds. executed: what
+    really ran. deploy_code: the script that runs it in the user's program.
+    dropped: why it was not launched to the end; its figures are of fewer launches.
     """
 
     candidate: Candidate
@@ -65,6 +61,7 @@ class Summary:
     steady: bool | None = None
     run_delay: float | None = None
     notes: tuple[str, ...] = ()
+    dropped: str | None = None
 
     @property
     def throughput_per_s(self) -> float | None:
@@ -81,51 +78,12 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Comparisons:
-    """All pairs of the candidates of one scenario, on the log of their times.
-
-    means: [k]; half_width: of every difference, simultaneous over all pairs at 95 %. rounds: how
-    many finished rounds it rests on. control: the null control's log-ratio per round.
-    """
-
-    ids: tuple[str, ...]
-    means: tuple[float, ...]
-    half_width: float
-    rounds: int
-    margin: float
-    control: tuple[float, ...] = ()
-
-    def difference(self, ours: str, theirs: str) -> float:
-        """The log-ratio of two times; negative: ours is faster. KeyError-like for unknown ids."""
-        return self.means[self.ids.index(ours)] - self.means[self.ids.index(theirs)]
-
-    def verdict(self, ours: str, theirs: str) -> Verdict:
-        """Ours against theirs; UNRESOLVED when they were not measured in the same rounds."""
-        if ours not in self.ids or theirs not in self.ids:
-            return Verdict.UNRESOLVED
-        if ours == theirs:
-            return Verdict.TIED
-        return verdict(self.difference(ours, theirs), self.half_width, self.margin)
-
-    def ratio(self, ours: str, theirs: str) -> Interval:
-        """Their time over ours (how many times faster ours is), with the simultaneous interval."""
-        difference = self.difference(ours, theirs)
-        if not math.isfinite(self.half_width):
-            return Interval(math.exp(-difference), 0.0, math.inf)
-        return Interval(
-            math.exp(-difference),
-            math.exp(-difference - self.half_width),
-            math.exp(-difference + self.half_width),
-        )
-
-
-@dataclass(frozen=True)
 class Analysis:
     """All that a run's records say."""
 
     run: RunRecord
     summaries: tuple[Summary, ...]
-    comparisons: Mapping[Scenario, Comparisons]
+    comparisons: Mapping[Scenario, Evidence]
     finished: str | None
     notes: tuple[str, ...] = field(default=())
 
@@ -142,13 +100,10 @@ class Analysis:
 def analyse(results: Results) -> Analysis:
     """Reduce one run."""
     run = results.run
-    finished = {each.round for each in results.rounds}
+    finished = {each.round for each in results.rounds if each.phase == "rounds"}
     paired = [each for each in results.launches if each.ok and each.round in finished]
-    comparisons = {
-        scenario: compared
-        for scenario in Scenario
-        if (compared := _compare(run.candidates, paired, scenario)) is not None
-    }
+    why = results.end.why if results.end else "interrupted"
+    comparisons = gather(run, paired, cut=why != "done")
     scores = _scores(results)
     summaries = tuple(
         _summarise(candidate, results, paired, comparisons, scores) for candidate in run.candidates
@@ -186,38 +141,47 @@ def _per_sample(slice_: Slice, timed: Iterable[str]) -> float | None:
 RANKED = ("end-to-end", "throughput")
 
 
-def _compare(
-    candidates: Sequence[Candidate], paired: Sequence[LaunchRecord], scenario: Scenario
-) -> Comparisons | None:
-    """The candidates that were launched in every finished round of their scenario."""
-    ids = [each.id for each in candidates if each.settings.scenario is scenario]
-    values: dict[str, dict[int, float]] = {each: {} for each in ids}
+def gather(
+    run: RunRecord, paired: Sequence[LaunchRecord], *, cut: bool
+) -> dict[Scenario, Evidence]:
+    """The launches of finished rounds, as evidence for each scenario that was measured.
+
+    cut: the budget or the user ended the run, whatever its data, so that the last look may spend
+    what is left of the error.
+    """
+    fixed = run.config.get("measure", {}).get("rounds")
+    scenarios = {each.id: each.settings.scenario for each in run.candidates}
+    found = {}
+    for scenario in Scenario:
+        own = [each for each in paired if scenarios.get(each.candidate) is scenario]
+        timed = [(each, value) for each in own if (value := launch_value(each, RANKED)) is not None]
+        numbers = tuple(sorted({each.round for each, _ in timed}))
+        if numbers:
+            looks = final_looks(fixed, len(numbers)) if cut else plan_looks(fixed)
+            found[scenario] = _evidence(timed, numbers, looks)
+    return found
+
+
+def _evidence(
+    timed: Sequence[tuple[LaunchRecord, float]], numbers: tuple[int, ...], looks: tuple[Look, ...]
+) -> Evidence:
+    logs: dict[str, dict[int, float]] = {}
     control: dict[int, tuple[str, float]] = {}
-    for launch in paired:
-        value = launch_value(launch, RANKED)
-        if value is None or launch.candidate not in values:
-            continue
+    for launch, value in timed:
         if launch.control:
             control[launch.round] = (launch.candidate, value)
         else:
-            values[launch.candidate][launch.round] = value
-    rounds = sorted({number for each in values.values() for number in each})
-    complete = [each for each in ids if rounds and len(values[each]) == len(rounds)]
-    if not complete:
-        return None
-    logs = np.array([[values[each][number] for each in complete] for number in rounds])
-    null = tuple(
-        value - values[twin][number]
-        for number, (twin, value) in sorted(control.items())
-        if number in values[twin]
-    )
-    return Comparisons(
-        ids=tuple(complete),
-        means=tuple(logs.mean(axis=0).tolist()),
-        half_width=all_pairs_half_width(logs),
-        rounds=len(rounds),
-        margin=MARGIN,
-        control=null,
+            logs.setdefault(launch.candidate, {})[launch.round] = value
+    return Evidence(
+        logs=logs,
+        numbers=numbers,
+        looks=looks,
+        compared=sum(numbers[0] in values for values in logs.values()),
+        control=tuple(
+            value - logs[twin][number]
+            for number, (twin, value) in sorted(control.items())
+            if number in logs.get(twin, {})
+        ),
     )
 
 
@@ -233,22 +197,25 @@ def _summarise(
     candidate: Candidate,
     results: Results,
     paired: Sequence[LaunchRecord],
-    comparisons: Mapping[Scenario, Comparisons],
+    comparisons: Mapping[Scenario, Evidence],
     scores: Mapping[str, Array],
 ) -> Summary:
     launches = [each for each in results.launches if each.candidate == candidate.id]
     own = [each for each in paired if each.candidate == candidate.id and not each.control]
+    if not own:  # dropped by the screen, or not yet in a finished round
+        own = [each for each in launches if each.ok and not each.control]
+    dropped = _last(results.drops, lambda each: each.candidate == candidate.id)
     build = _last(results.builds, lambda each: engine_key(each) == candidate.engine_key)
-    judged = _last(results.accuracies, lambda each: _shares_engine(each, candidate, results))
+    judged = _accuracy_of(candidate, results)
     fault = next(
         (each for each in (build, judged, *launches) if each is not None and not each.ok), None
     )
     compared = comparisons.get(candidate.settings.scenario)
     baseline = results.run.baseline
     speedup = None
-    if compared and baseline in compared.ids and candidate.id in compared.ids:
+    if compared and baseline and {baseline, candidate.id} <= set(compared.logs):
         speedup = compared.ratio(candidate.id, baseline)
-    said = [*([judged] if judged else []), *launches]
+    said: list[AccuracyRecord | LaunchRecord] = [*([judged] if judged else []), *launches]
     executed = [each.executed for each in said if each.executed is not None]
     return Summary(
         candidate=candidate,
@@ -273,6 +240,7 @@ def _summarise(
         steady=all(each.steady is not False for each in own) if own else None,
         run_delay=_run_delay(own),
         notes=build.notes if build else (),
+        dropped=dropped.reason if dropped else None,
     )
 
 
@@ -281,12 +249,17 @@ def engine_key(build: BuildRecord) -> tuple[str, str, str, str]:
     return (build.backend, build.precision, build.recipe, build.device)
 
 
-def _shares_engine(record: AccuracyRecord, candidate: Candidate, results: Results) -> bool:
-    """Accuracy is judged once per engine, on the first candidate that uses it."""
-    if record.candidate == candidate.id:
-        return True
-    judged = next((c for c in results.run.candidates if c.id == record.candidate), None)
-    return judged is not None and judged.engine_key == candidate.engine_key
+def _accuracy_of(candidate: Candidate, results: Results) -> AccuracyRecord | None:
+    """The candidate's own accuracy pass, or the good one that it shares with others."""
+    by_id = {record.candidate: record for record in results.accuracies}
+    if candidate.id in by_id:
+        return by_id[candidate.id]
+    shared = (
+        by_id[other.id]
+        for other in results.run.candidates
+        if other.accuracy_key == candidate.accuracy_key and other.id in by_id
+    )
+    return next((record for record in shared if record.ok), None)
 
 
 def _last(records: Iterable[Any], wanted: Any) -> Any:
@@ -340,7 +313,7 @@ def _drop(
     if judged is None or baseline is None or judged.candidate not in scores:
         return None
     base = next((c for c in results.run.candidates if c.id == baseline), None)
-    twin = _last(results.accuracies, lambda each: base and _shares_engine(each, base, results))
+    twin = _accuracy_of(base, results) if base else None
     if twin is None or twin.candidate not in scores:
         return None
     ours, theirs = scores[judged.candidate], scores[twin.candidate]

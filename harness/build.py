@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from harness import jobs, variants, wire
-from harness.cache import Cache, Entry, key_of
+from harness.cache import Cache, Entry, file_sha256, key_of
 from harness.record import BuildRecord
 from harness.setup import Setup, ask_parent_side
 from harness.types import Candidate, Engine, Stage
@@ -57,12 +58,15 @@ class Builder:
             return _made(entry, record, cached=True)
         model = self._setup.model
         notes: tuple[str, ...] = ()
+        took_ns = 0
         if candidate.recipe in variants.SHARED:
-            variant = self._variant(candidate, recipe)
+            variant = self._variant(recipe)
             if isinstance(variant, jobs.Refused):
                 return _refused(variant, record)
-            model, notes = str(variant.folder / VARIANT_FILE), tuple(variant.meta["notes"])
-        return self._build(candidate, model, notes, key, record)
+            model = str(variant.folder / VARIANT_FILE)
+            notes, took_ns = tuple(variant.meta["notes"]), variant.meta["took_ns"]
+        record = record.model_copy(update={"notes": notes, "build_ns": took_ns})
+        return self._build(candidate, model, record)
 
     def _recipe(self, candidate: Candidate) -> variants.Recipe:
         """Resolved for this host; a backend's own recipe has no parameters here."""
@@ -84,6 +88,7 @@ class Builder:
             "format": FORMAT,
             "model": setup.model_sha256,
             "backend": candidate.backend,
+            "adapter": source_sha256(setup.homes[candidate.backend].location.module),
             "versions": probe.versions,
             "precision": candidate.precision.value,
             "recipe": (recipe.name, recipe.params),
@@ -98,7 +103,7 @@ class Builder:
             return None
         return (samples.data.sha256, samples.use, samples.calibration, samples.seed, samples.limit)
 
-    def _variant(self, candidate: Candidate, recipe: variants.Recipe) -> Entry | jobs.Refused:
+    def _variant(self, recipe: variants.Recipe) -> Entry | jobs.Refused:
         known = self._variants.get((recipe.name, recipe.params))
         if known is None:
             known = self._make_variant(recipe)
@@ -111,6 +116,7 @@ class Builder:
             {
                 "format": FORMAT,
                 "model": setup.model_sha256,
+                "maker": source_sha256(variants.__name__),
                 "recipe": (recipe.name, recipe.params),
                 "tools": variants.tool_versions(),
                 "calibration": self._calibration_parts(),
@@ -139,10 +145,9 @@ class Builder:
         self,
         candidate: Candidate,
         model: str,
-        notes: tuple[str, ...],
-        key: str,
         record: BuildRecord,
     ) -> Made:
+        """Build what the record describes; it has the variant's notes and time already."""
         setup = self._setup
         workdir = self._cache.workdir()
         own = workdir / OWN_FILES
@@ -164,10 +169,21 @@ class Builder:
         engine = replace(
             answer.engine,
             path=str(Path(answer.engine.path).relative_to(own)),
-            notes=(*notes, *answer.engine.notes),
+            notes=(*record.notes, *answer.engine.notes),
         )
-        meta = {"engine": wire.encode(engine), "took_ns": answer.took_ns}
-        return _made(self._cache.put("engines", key, workdir, meta), record, cached=False)
+        meta = {"engine": wire.encode(engine), "took_ns": (record.build_ns or 0) + answer.took_ns}
+        entry = self._cache.put("engines", record.engine_key, workdir, meta)
+        return _made(entry, record, cached=False)
+
+
+def source_sha256(module: str) -> str:
+    """Of a module's source, or of all of a package's: what it makes may change with its code."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return "unknown"
+    origin = Path(spec.origin)
+    files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    return key_of({str(file.relative_to(origin.parent)): file_sha256(file) for file in files})
 
 
 def _made(entry: Entry, record: BuildRecord, *, cached: bool) -> Made:

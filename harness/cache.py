@@ -56,7 +56,7 @@ class Cache:
     """A folder of entries. Any number of processes may use it at once."""
 
     def __init__(self, root: Path | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        self.root = root or default_root()
+        self.root = (root or default_root()).absolute()
         self.max_bytes = max_bytes
         self._in_use: set[Path] = set()
 
@@ -81,7 +81,10 @@ class Cache:
     def put(self, kind: str, key: str, workdir: Path, meta: Mapping[str, Any]) -> Entry:
         """Keep what was made in ``workdir`` under a key, then evict what is too much."""
         files = {
-            str(path.relative_to(workdir)): {"size": path.stat().st_size, "sha256": file_sha256(path)}
+            str(path.relative_to(workdir)): {
+                "size": path.stat().st_size,
+                "sha256": file_sha256(path),
+            }
             for path in sorted(workdir.rglob("*"))
             if path.is_file()
         }

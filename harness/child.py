@@ -1,8 +1,9 @@
 """The parent's handle on a worker process: start, ask, time out, kill.
 
-A worker that hangs, crashes or runs out of memory is an answer too (:class:`harness.jobs.Refused`):
-nothing that a runtime does raises in the parent. Each worker leads a session of its own, so that a kill takes along whatever the runtime spawned and
-ctrl-C reaches the parent alone.
+A worker that hangs, crashes or runs out of memory is an answer too
+(:class:`harness.jobs.Refused`): nothing that a runtime does raises in the parent. Each worker
+leads a session of its own, so that a kill takes along whatever the runtime spawned and ctrl-C
+reaches the parent alone.
 """
 
 from __future__ import annotations
@@ -37,8 +38,6 @@ QUIET_NS = 5_000_000
 QUIET_CAP_S = 0.25
 
 
-
-
 class Child:
     """One worker process."""
 
@@ -54,7 +53,7 @@ class Child:
 
         python: another interpreter; it sees only the named top-level packages of ours.
         """
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._shim = tempfile.TemporaryDirectory(prefix="enginepick-") if python else None
         env = dict(os.environ)
         env["ENGINEPICK_PADDING"] = "x" * (rng or random.Random()).randrange(PADDING_BYTES)

@@ -64,7 +64,9 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
 AccuracyDrop = Annotated[
     float | None,
-    typer.Option("--max-accuracy-drop", help="Largest certified drop against fp32 (0.01: a point)."),
+    typer.Option(
+        "--max-accuracy-drop", help="Largest certified drop against fp32 (0.01: a point)."
+    ),
 ]
 Latency = Annotated[str | None, typer.Option("--max-latency", help='Such as "5ms" or "800us".')]
 Memory = Annotated[str | None, typer.Option("--max-memory", help='Peak memory, such as "200MB".')]
@@ -115,19 +117,24 @@ def sweep(
     *,
     data: Annotated[
         str | None,
-        typer.Option(help="An .npz of arrays named as the inputs, plus 'labels'; or a folder of "
-                          "them, or module:function."),
+        typer.Option(
+            help="An .npz of arrays named as the inputs, plus 'labels'; or a folder of "
+            "them, or module:function."
+        ),
     ] = None,
     calibration: Annotated[str | None, typer.Option(help="Data for calibration only.")] = None,
-    metric: Annotated[str | None, typer.Option(help="top1, top5, mae, mse, agreement, cosine or "
-                                                    "module:function.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="top1, top5, mae, mse, agreement, cosine or module:function.")
+    ] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="A sweep.toml.")] = None,
     devices_file: DevicesFile = None,
     target: TargetName = None,
     backend: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="Only this one; repeatable: "
-                                            + ", ".join(str(each) for each in Precision))
+        list[str] | None,
+        typer.Option(
+            help="Only this one; repeatable: " + ", ".join(str(each) for each in Precision)
+        ),
     ] = None,
     budget: Annotated[str | None, typer.Option(help='Longest time, such as "5m".')] = None,
     rounds: Annotated[int | None, typer.Option(help="Launches of each candidate.")] = None,
@@ -218,8 +225,8 @@ def export(
     """Hand out the recommended engine with the code and options that run it."""
     from harness.cache import Cache
     from harness.export import export as hand_out
-    from harness.store import read
     from harness.run import find_run
+    from harness.store import read
 
     results = read(find_run(run, out))
     made = _report(results, {}, None)
@@ -257,8 +264,9 @@ def cache(
         except ValueError as error:
             raise InputError([Problem("--max-size", str(error))]) from None
     if gone:
-        typer.echo(f"removed {len(gone)} entries,"
-                   f" {views.size_text(sum(each.size_bytes for each in gone))}")
+        typer.echo(
+            f"removed {len(gone)} entries, {views.size_text(sum(each.size_bytes for each in gone))}"
+        )
     _print(views.cache_view(kept, kept.entries()))
 
 
@@ -339,9 +347,7 @@ def _show(results: Results, *, as_json: bool) -> None:
         raise typer.Exit(EXIT_GATE)
 
 
-def _report(
-    results: Results, given: Mapping[str, object], objective: Objective | None
-) -> Report:
+def _report(results: Results, given: Mapping[str, object], objective: Objective | None) -> Report:
     """Analyse and decide: the run's own constraints, changed by what is given."""
     from harness.analyse import analyse
     from harness.config import SweepConfig, load_sweep
@@ -364,8 +370,8 @@ def _report(
 
 def _find_results(runs: Sequence[str], out: Path) -> list[Results]:
     """The runs that are named: files, ids, folders of runs; or the newest."""
-    from harness.store import read
     from harness.run import find_run
+    from harness.store import read
 
     if not runs:
         found = sorted(out.glob("*/*.jsonl"), key=lambda path: path.stat().st_mtime)
@@ -443,9 +449,12 @@ def main() -> None:
         if os.environ.get("ENGINEPICK_DEBUG"):
             raise
         kind = type(error).__name__
-        typer.echo(f"internal error: {kind}: {error}\n"
-                   "  -> run it again with ENGINEPICK_DEBUG=1 for the traceback, "
-                   "and please report it", err=True)
+        typer.echo(
+            f"internal error: {kind}: {error}\n"
+            "  -> run it again with ENGINEPICK_DEBUG=1 for the traceback, "
+            "and please report it",
+            err=True,
+        )
         raise SystemExit(EXIT_FAULT) from None
 
 

@@ -3,7 +3,7 @@
 ::
 
     EnginePickError
-    ├── InputError                 the user's input is wrong (exit code 2); carries all problems at once
+    ├── InputError                 the user's input is wrong (exit code 2)
     ├── StoreError                 results can't be kept: the disk is full, the file is locked
     └── BackendError               raised by backends inside a worker; becomes a record
         ├── UnsupportedError       the runtime can't do this (an operator, a precision, a shape)

@@ -171,7 +171,7 @@ def _refuse_backend(known: Known, model_format: str) -> _Refusal | None:
 
 def _refuse_device(known: Known, offer: Offer, device_id: str) -> _Refusal | None:
     """Compound strings (``auto:...``, ``hetero:...``) are the runtime's own to judge."""
-    compound = device_id.split(":")[0] in ("auto", "hetero", "multi", "batch")
+    compound = device_id.split(":", maxsplit=1)[0] in ("auto", "hetero", "multi", "batch")
     device = known.probe.device(device_id)
     if device is None and not compound:
         found = ", ".join(device.id for device in known.probe.devices) or "none"

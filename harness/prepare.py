@@ -192,9 +192,7 @@ def ask_probe(name: str, home: Home) -> Probe:
     """Probe in a child: the parent never loads a runtime."""
     try:
         with Child(python=home.python, packages=("harness", home.package)) as child:
-            answer = child.ask(
-                jobs.ProbeJob(home.location), Probe, Stage.PROBE, PROBE_TIMEOUT_S
-            )
+            answer = child.ask(jobs.ProbeJob(home.location), Probe, Stage.PROBE, PROBE_TIMEOUT_S)
     except OSError as error:  # the interpreter can't be started
         return Probe(name, problem=f"{home.python}: {error.strerror}", fix=f"mend python.{name}")
     if isinstance(answer, jobs.Refused):

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.analyse import Analysis, Comparisons, Summary
+from harness.analyse import Analysis, Summary
+from harness.evidence import Evidence
 from harness.stats import Answer, Interval, Verdict, judge_limit
 from harness.types import Precision, Scenario, Status
 
@@ -54,7 +55,8 @@ class Judgement:
     """One candidate under the constraints.
 
     place: ``choice``, ``tied`` (with the best), ``admissible``, ``unresolved`` (a constraint isn't
-    decided), ``refused`` (a constraint is missed), ``failed`` (no valid result) or ``unmeasured``.
+    decided), ``refused`` (a constraint is missed), ``dropped`` (out before the end, on the evidence
+    that its summary states), ``failed`` (no valid result) or ``unmeasured``.
     against_best: its verdict against the fastest admissible candidate.
     """
 
@@ -69,6 +71,8 @@ class Judgement:
         """Why it is where it is, in one line."""
         if self.place == "failed":
             return f"{self.summary.status}: {self.summary.reason}"
+        if self.place == "dropped":
+            return self.summary.dropped or ""
         wanted = {"refused": Answer.MISSES, "unresolved": Answer.UNRESOLVED}.get(self.place)
         return "; ".join(check.text for check in self.checks if check.answer is wanted)
 
@@ -103,7 +107,8 @@ def recommend(
     compared = analysis.comparisons.get(scenario)
     own = [s for s in analysis.summaries if s.candidate.settings.scenario is scenario]
     checks = {s.candidate.id: check_limits(s, limits) for s in own}
-    admissible = [s for s in own if _is_measured(s) and _all_meet(checks[s.candidate.id])]
+    going = [s for s in own if _is_measured(s) and s.dropped is None]
+    admissible = [s for s in going if _all_meet(checks[s.candidate.id])]
     best = min(admissible, key=lambda s: _cost(s, objective), default=None)
     tied = _tie_set(best, admissible, compared, objective) if best else []
     choice = _resolve(tied)
@@ -204,7 +209,7 @@ def _cost(summary: Summary, objective: Objective) -> tuple[float, float]:
 def _tie_set(
     best: Summary,
     admissible: Sequence[Summary],
-    compared: Comparisons | None,
+    compared: Evidence | None,
     objective: Objective,
 ) -> list[Summary]:
     """Those that the objective can't tell from the best. UNRESOLVED is not a tie."""
@@ -217,8 +222,7 @@ def _tie_set(
     return [
         s
         for s in admissible
-        if s is best
-        or compared.verdict(s.candidate.id, best.candidate.id) is Verdict.TIED
+        if s is best or compared.verdict(s.candidate.id, best.candidate.id) is Verdict.TIED
     ]
 
 
@@ -245,11 +249,14 @@ def _place(
         return "failed"
     if summary.time_ns is None:
         return "unmeasured"
-    if summary is choice:
-        return "choice"
     if summary in tied:
-        return "tied"
-    answers = [check.answer for check in checks]
+        return "choice" if summary is choice else "tied"
+    if summary.dropped is not None:
+        return "dropped"
+    return _place_by([check.answer for check in checks])
+
+
+def _place_by(answers: Sequence[Answer]) -> str:
     if Answer.MISSES in answers:
         return "refused"
     return "unresolved" if Answer.UNRESOLVED in answers else "admissible"
@@ -275,6 +282,10 @@ def pareto_front(summaries: Sequence[Summary]) -> list[Summary]:
     return [s for s, mine in zip(summaries, points, strict=True) if not beaten(mine)]
 
 
+def _may_win(each: Judgement, best: Judgement | None, objective: Objective) -> bool:
+    return best is None or _cost(each.summary, objective) < _cost(best.summary, objective)
+
+
 def _percent(ratio: Interval) -> str:
     return f"{ratio.value:.2f}x (95 % {ratio.low:.2f} to {ratio.high:.2f})"
 
@@ -283,7 +294,7 @@ def _certainty(
     choice: Summary | None,
     tied: Sequence[Summary],
     runner_up: Summary | None,
-    compared: Comparisons | None,
+    compared: Evidence | None,
     objective: Objective,
 ) -> str:
     if choice is None:
@@ -295,8 +306,10 @@ def _certainty(
     timed = objective in ("latency", "throughput") and compared is not None
     if runner_up is not None and timed and compared is not None:
         against = compared.verdict(choice.candidate.id, runner_up.candidate.id)
-        known = {choice.candidate.id, runner_up.candidate.id} <= set(compared.ids)
-        ratio = _percent(compared.ratio(choice.candidate.id, runner_up.candidate.id)) if known else "?"
+        known = {choice.candidate.id, runner_up.candidate.id} <= set(compared.logs)
+        ratio = (
+            _percent(compared.ratio(choice.candidate.id, runner_up.candidate.id)) if known else "?"
+        )
         words = {
             Verdict.FASTER: f"{ratio} faster than the runner-up, {runner_up.label}",
             Verdict.SLOWER: f"{ratio} of the speed of the runner-up, {runner_up.label}",
@@ -321,9 +334,17 @@ def _unknown(
     run = analysis.run
     sweep = f"enginepick sweep {run.model.path} --data {run.data.source}"
     unknown = []
-    if not any(_is_measured(s) for s in own):
+    if not own:
         unknown.append(f"{objective} was not measured: {sweep} --objective {objective}")
+    best = next((each for each in judgements if each.place == "choice"), None)
     for each in judgements:
+        if each.place == "dropped" and _all_meet(each.checks) and _may_win(each, best, objective):
+            candidate = each.summary.candidate
+            unknown.append(
+                f"{each.summary.label} was dropped early under other constraints, and may be the"
+                f" choice under these: {sweep} --backend {candidate.backend}"
+                f" --precision {candidate.precision}"
+            )
         if each.place == "unresolved":
             unknown.append(f"{each.summary.label}: {each.why}")
         elif each.place == "unmeasured":

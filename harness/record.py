@@ -218,9 +218,10 @@ class LaunchRecord(Outcome):
     """One fresh process (or ``settings.processes`` of them) that opened one candidate.
 
     round: launches of a round belong together, and are compared as pairs if the round was
-    finished (:class:`RoundRecord`). interleaved: they took turns while all were alive. position: its place in the round's random order. control: the null control, a hidden
-    duplicate that is compared with its twin and never ranked. durations: the slices' raw
-    durations in order. output_error: the largest difference, relative to the largest magnitude,
+    finished (:class:`RoundRecord`). interleaved: they took turns while all were alive. position:
+    its place in the round's random order. control: the null control, a hidden duplicate that is
+    compared with its twin and never ranked. durations: the slices' raw durations in order.
+    output_error: the largest difference, relative to the largest magnitude,
     between this launch's output on the fixed sample and the accuracy pass's. executed and
     deploy_code (the script that runs this in the user's program): of the first round's launches.
     """
@@ -230,6 +231,7 @@ class LaunchRecord(Outcome):
     at: datetime
     candidate: str
     round: int
+    phase: Literal["screen", "rounds"] = "rounds"
     position: int
     control: bool = False
     interleaved: bool = True
@@ -247,13 +249,34 @@ class LaunchRecord(Outcome):
 
 
 class RoundRecord(_Frozen):
-    """The end of a round: its launches may be paired only if this line exists."""
+    """The end of a round: its launches may be paired only if this line exists.
+
+    phase: a screen's launches are short, and decide only who goes on. steal, stalled: parts of the
+    round's time that a hypervisor took, and that some task waited for a CPU (PSI). throttled:
+    thermal events. clock_hz: the CPUs' mean frequency at its end.
+    """
 
     kind: Literal["round"] = "round"
     schema_version: Literal[1] = 1
     at: datetime
     round: int
+    phase: Literal["screen", "rounds"] = "rounds"
     elapsed_s: float
+    steal: Optional[float] = None
+    stalled: Optional[float] = None
+    throttled: Optional[int] = None
+    clock_hz: Optional[float] = None
+
+
+class DropRecord(_Frozen):
+    """A candidate that is not launched again, after which round and on what evidence."""
+
+    kind: Literal["drop"] = "drop"
+    schema_version: Literal[1] = 1
+    at: datetime
+    candidate: str
+    round: int
+    reason: str
 
 
 class EndRecord(_Frozen):
@@ -267,9 +290,7 @@ class EndRecord(_Frozen):
 
 
 Record = Annotated[
-    Union[
-        RunRecord, BuildRecord, AccuracyRecord, LaunchRecord, RoundRecord, EndRecord
-    ],
+    Union[RunRecord, BuildRecord, AccuracyRecord, LaunchRecord, RoundRecord, DropRecord, EndRecord],
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Record)

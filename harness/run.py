@@ -7,7 +7,6 @@ can be resumed.
 from __future__ import annotations
 
 import base64
-import random
 import secrets
 import shutil
 import subprocess
@@ -35,19 +34,11 @@ from harness.record import (
     DataUse,
     EndRecord,
     ModelUse,
-    RoundRecord,
     RunRecord,
     Skip,
 )
-from harness.runner import (
-    Entrant,
-    Rules,
-    Runner,
-    free_memory_bytes,
-    open_job,
-    silently_replaced,
-)
-from harness.setup import Setup
+from harness.rounds import Asked, Rounds
+from harness.runner import Entrant, open_job, silently_replaced
 from harness.store import Results, Store, read
 from harness.types import Candidate, Engine, Stage, Status
 
@@ -235,9 +226,6 @@ class _Sweep:
         self._earlier = earlier
         self._began = monotonic()
         self._state = _State()
-        self._failed: set[str] = set()
-        if earlier is not None:
-            self._failed = {each.candidate for each in earlier.launches if not each.ok}
 
     def go(self) -> Results:
         """Run to the end, or as far as the user lets it."""
@@ -277,18 +265,18 @@ class _Sweep:
         candidates = sorted(self._plan.candidates, key=lambda c: c.id != self._plan.baseline)
         for record in self._earlier.accuracies if self._earlier else ():
             self._state.accuracies[record.candidate] = record
-        judged: dict[tuple[Any, ...], tuple[Entry, int] | None] = {}
+        judged: dict[tuple[Any, ...], tuple[Entry, int]] = {}
         reference: Entry | None = None
         usable = [each for each in candidates if each.engine_key in self._state.engines]
         for done, candidate in enumerate(usable):
-            group = (*candidate.engine_key, candidate.settings.batch)
-            if group not in judged:
+            entry = judged.get(candidate.accuracy_key)
+            if entry is None:
                 text = " ".join(candidate.engine_key[:3])
                 self._listen(Event("accuracy", done, len(usable), text))
-                judged[group] = self._judge(candidate, reference)
-            entry = judged[group]
-            if entry is None:
+                entry = self._judge(candidate, reference)
+            if entry is None:  # its own settings may be the reason: the next may do better
                 continue
+            judged[candidate.accuracy_key] = entry
             if candidate.id == self._plan.baseline:
                 reference = entry[0]
             engine, _ = self._state.engines[candidate.engine_key]
@@ -349,9 +337,7 @@ class _Sweep:
         )
         answer: jobs.Opened | jobs.Judged | jobs.Refused
         with setup.child(candidate.backend) as child:
-            answer = child.ask(
-                open_job(setup, entrant), jobs.Opened, Stage.OPEN, setup.timeout_s
-            )
+            answer = child.ask(open_job(setup, entrant), jobs.Opened, Stage.OPEN, setup.timeout_s)
             if isinstance(answer, jobs.Opened):
                 answer = child.ask(job, jobs.Judged, Stage.ACCURACY, self._judging_timeout_s())
             peak = process.peak_rss_bytes(Path(f"/proc/{child.pid}"))
@@ -376,75 +362,20 @@ class _Sweep:
     # -- measure -------------------------------------------------------------------------------
 
     def _measure_all(self) -> str:
-        """Rounds until there are enough, or the budget is spent."""
-        config = self._prepared.config
-        rules = rules_of(config)
-        rounds = config.measure.rounds
-        done = len(self._earlier.rounds) if self._earlier else 0
-        number = self._next_round()
-        runner = Runner(
-            self._setup, rules, self._store, random.Random(f"{config.seed}/{number}"), self._turn
+        def show(done: int, total: int, text: str, left_s: float | None) -> None:
+            self._listen(Event("measure", done, total, text, left_s))
+
+        rounds = Rounds(
+            self._setup,
+            Asked.of(self._prepared.config),
+            self._store,
+            self._state.entrants,
+            baseline=self._plan.baseline,
+            began=self._began,
+            show=show,
+            earlier=self._earlier,
         )
-        if self._earlier:
-            runner.remember_warmups(self._earlier.launches)
-        took: list[float] = []
-        while done < rounds:
-            entrants = [
-                each for each in self._state.entrants if each.candidate.id not in self._failed
-            ]
-            if not entrants:
-                break
-            if self._over_budget(took):
-                return "budget"
-            self._progress = (done, rounds, took)
-            began = monotonic()
-            control = [
-                Entrant(each.candidate, each.engine, each.fixed, each.need_bytes, control=True)
-                for each in entrants
-                if each.candidate.id == self._plan.baseline
-            ]
-            failed = runner.round(number, [*entrants, *control], free_memory_bytes())
-            self._failed |= set(failed)
-            took.append(monotonic() - began)
-            self._store.append(
-                RoundRecord(at=datetime.now(UTC), round=number, elapsed_s=took[-1])
-            )
-            done += 1
-            number += 1
-        self._listen(Event("measure", done, rounds, "done", 0.0))
-        return "done"
-
-    def _next_round(self) -> int:
-        """A number that no launch has: an interrupted round is kept, and never gone on with."""
-        launches = self._earlier.launches if self._earlier else ()
-        return 1 + max((launch.round for launch in launches), default=-1)
-
-    def _over_budget(self, took: list[float]) -> bool:
-        budget = self._prepared.config.budget_s
-        if budget is None:
-            return False
-        expected = max(took) if took else 0.0
-        return monotonic() - self._began + expected > budget
-
-    def _turn(self, candidate_id: str, doing: str) -> None:
-        done, rounds, took = self._progress
-        left = None
-        if took:
-            left = (rounds - done) * sum(took) / len(took)
-        text = f"round {done + 1} of {rounds}: {candidate_id}: {doing}"
-        self._listen(Event("measure", done, rounds, text, left))
-
-
-def rules_of(config: SweepConfig) -> Rules:
-    """The measuring part of the configuration."""
-    measure = config.measure
-    return Rules(
-        passes=measure.passes,
-        slice_ns=measure.slice_ms * 1_000_000,
-        warmup_iterations=measure.warmup_iterations,
-        warmup_cap_ns=int(measure.warmup_cap_s * 1e9),
-        live_memory_fraction=measure.live_memory_fraction,
-    )
+        return rounds.run()
 
 
 def _judged(record: AccuracyRecord, candidate: Candidate, judged: jobs.Judged) -> AccuracyRecord:

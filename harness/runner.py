@@ -103,6 +103,8 @@ class Runner:
         self._rng = rng
         self._on_turn = on_turn
         self._warmups: dict[str, int] = {}
+        self._phase = "rounds"
+        self._passes = rules.passes
         self._places: dict[tuple[str, bool], int] = {}
 
     def remember_warmups(self, launches: Iterable[LaunchRecord]) -> None:
@@ -111,8 +113,17 @@ class Runner:
             if launch.warmup_iterations is not None:
                 self._warmups.setdefault(launch.candidate, launch.warmup_iterations)
 
-    def round(self, number: int, entrants: Sequence[Entrant], free_bytes: int) -> list[str]:
+    def round(
+        self,
+        number: int,
+        entrants: Sequence[Entrant],
+        free_bytes: int,
+        phase: str = "rounds",
+        passes: int | None = None,
+    ) -> list[str]:
         """Launch every entrant once. Returns the ids of those that failed."""
+        self._phase = phase
+        self._passes = passes or self._rules.passes
         need = sum(each.need_bytes * each.candidate.settings.processes for each in entrants)
         together = need <= self._rules.live_memory_fraction * free_bytes
         order = self._order(entrants, mirrored=number % 2 == 1 and not together)
@@ -136,49 +147,47 @@ class Runner:
         return order
 
     def _group(self, number: int, launches: list[_Launch], *, interleaved: bool) -> list[str]:
-        """Launches that live together: open all, warm all, take turns, finish all."""
+        """Launches that live together; whatever happens, their processes end here."""
         try:
-            for launch in launches:
-                self._say(launch, "opening")
-                self._open(launch)
-            for launch in launches:
-                self._say(launch, "warming up")
-                self._warm(launch)
-            for _ in range(self._rules.passes):
-                turn = [launch for launch in launches if launch.refusal is None]
-                self._rng.shuffle(turn)
-                for launch in turn:
-                    self._say(launch, "measuring")
-                    self._take_turn(launch)
-            for launch in launches:
-                self._say(launch, "closing")
-                self._finish(number, launch, interleaved=interleaved)
+            self._measure(number, launches, interleaved=interleaved)
         except BaseException:
-            for launch in launches:
-                for child in launch.children:
-                    child.kill()
+            for child in (child for launch in launches for child in launch.children):
+                child.kill()
             raise
         finally:
-            for launch in launches:
-                for child in launch.children:
-                    child.close()
+            for child in (child for launch in launches for child in launch.children):
+                child.close()
         return [each.entrant.candidate.id for each in launches if each.refusal is not None]
+
+    def _measure(self, number: int, launches: list[_Launch], *, interleaved: bool) -> None:
+        """Open all, warm all, take turns, finish all."""
+        for launch in launches:
+            self._say(launch, "opening")
+            self._open(launch)
+        for launch in launches:
+            self._say(launch, "warming up")
+            self._warm(launch)
+        for _ in range(self._passes):
+            turn = [launch for launch in launches if launch.refusal is None]
+            self._rng.shuffle(turn)
+            for launch in turn:
+                self._say(launch, "measuring")
+                self._take_turn(launch)
+        for launch in launches:
+            self._say(launch, "closing")
+            self._finish(number, launch, interleaved=interleaved)
 
     def _say(self, launch: _Launch, doing: str) -> None:
         if launch.refusal is None:
             self._on_turn(launch.entrant.candidate.id, doing)
 
-    def _each(
-        self, launch: _Launch, job: object, kind: type[Any], stage: Stage
-    ) -> list[Any]:
+    def _each(self, launch: _Launch, job: object, kind: type[Any], stage: Stage) -> list[Any]:
         """Ask all processes of a launch at once; [] if any refuses."""
         if launch.refusal is not None:
             return []
         for child in launch.children:
             child.send(job)
-        answers = [
-            child.receive(kind, stage, self._setup.timeout_s) for child in launch.children
-        ]
+        answers = [child.receive(kind, stage, self._setup.timeout_s) for child in launch.children]
         refusals = [answer for answer in answers if isinstance(answer, jobs.Refused)]
         if refusals:
             launch.refusal = refusals[0]
@@ -189,9 +198,7 @@ class Runner:
         candidate = launch.entrant.candidate
         for _ in range(candidate.settings.processes):
             launch.children.append(self._setup.child(candidate.backend))
-        answers = self._each(
-            launch, open_job(self._setup, launch.entrant), jobs.Opened, Stage.OPEN
-        )
+        answers = self._each(launch, open_job(self._setup, launch.entrant), jobs.Opened, Stage.OPEN)
         launch.opened = answers[0] if answers else None
         self._settle(launch)
 
@@ -235,6 +242,7 @@ class Runner:
             at=datetime.now(UTC),
             candidate=entrant.candidate.id,
             round=number,
+            phase=self._phase,  # type: ignore[arg-type]
             position=launch.position,
             control=entrant.control,
             interleaved=interleaved,
@@ -261,8 +269,7 @@ class Runner:
             record = record.model_copy(update={"durations": block})
         if launch.refusal is not None:
             update = {
-                name: getattr(launch.refusal, name)
-                for name in ("status", "stage", "reason", "fix")
+                name: getattr(launch.refusal, name) for name in ("status", "stage", "reason", "fix")
             }
             record = record.model_copy(update=update)
         self._store.append(record)
@@ -330,9 +337,7 @@ def _memory(answers: Sequence[jobs.Finished]) -> Memory:
     )
 
 
-def _joined(
-    answers: Sequence[jobs.Sliced], batch: int
-) -> tuple[Slice, np.ndarray[Any, Any]]:
+def _joined(answers: Sequence[jobs.Sliced], batch: int) -> tuple[Slice, np.ndarray[Any, Any]]:
     """One slice of a launch from its processes' answers.
 
     Completions of several processes are merged on the host's monotonic clock, and only the

@@ -17,6 +17,9 @@ from scipy import optimize, stats
 Array = np.ndarray[Any, Any]
 
 CONFIDENCE = 0.95
+ENOUGH = 2
+"""Of anything whose spread is asked for: rounds, launches, candidates."""
+
 EXACT_BELOW = 10
 """With fewer discordant pairs than this the exact binomial bound is used, else Tango's."""
 
@@ -64,7 +67,7 @@ def geometric_interval(logs: Array, confidence: float = CONFIDENCE) -> Interval 
 
 
 def _t_half_width(values: Array, confidence: float) -> float:
-    if values.size < 2:
+    if values.size < ENOUGH:
         return math.inf
     error = float(values.std(ddof=1)) / math.sqrt(values.size)
     return float(stats.t.ppf((1 + confidence) / 2, values.size - 1)) * error
@@ -75,19 +78,23 @@ def _studentized_range(confidence: float, groups: int, freedom: int) -> float:
     return float(stats.studentized_range.ppf(confidence, groups, freedom))
 
 
-def all_pairs_half_width(logs: Array, confidence: float = CONFIDENCE) -> float:
+def all_pairs_half_width(
+    logs: Array, confidence: float = CONFIDENCE, compared: int | None = None
+) -> float:
     """Tukey's simultaneous half-width for differences of column means of logs [rounds, candidates].
 
-    Model: round effect + candidate effect + residual, so df = (k - 1)(n - 1). Infinite below two
+    Model: round effect + candidate effect + residual, so df = (k - 1)(n - 1). compared: how many
+    candidates the family has, where some of them are no longer in ``logs``. Infinite below two
     rounds or two candidates.
     """
     rounds, groups = logs.shape
-    if rounds < 2 or groups < 2:
+    if rounds < ENOUGH or groups < ENOUGH:
         return math.inf
     residuals = logs - logs.mean(axis=1, keepdims=True) - logs.mean(axis=0) + logs.mean()
     freedom = (groups - 1) * (rounds - 1)
     deviation = math.sqrt(float((residuals**2).sum()) / freedom)
-    return _studentized_range(confidence, groups, freedom) * deviation / math.sqrt(rounds)
+    family = max(groups, compared or groups)
+    return _studentized_range(confidence, family, freedom) * deviation / math.sqrt(rounds)
 
 
 def verdict(difference: float, half_width: float, margin: float) -> Verdict:
@@ -162,8 +169,11 @@ def _project(rates: tuple[float, float], samples: int) -> float:
 def paired_drop(reference: Array, candidate: Array, *, higher_is_better: bool = True) -> Drop:
     """Compare per-sample scores [n] of one metric on the same samples.
 
-    Scores of 0 and 1 are compared by discordant pairs; others by Student's t on their
-    differences. Raises ValueError if the two aren't of one length, or empty.
+    Scores of 0 and 1 are compared by discordant pairs. Others by Student's t on their differences;
+    while fewer than 10 samples differ, a t interval knows nothing of those to come, and the bound
+    is that of the part of the samples that is worse times the most that a sample can lose (the
+    scores' range, at least 1 for scores within 0 and 1). Raises ValueError if the two aren't of one
+    length, or empty.
     """
     if reference.shape != candidate.shape or reference.size == 0:
         raise ValueError(f"scores of {reference.size} and {candidate.size} samples")
@@ -175,6 +185,16 @@ def paired_drop(reference: Array, candidate: Array, *, higher_is_better: bool = 
         return binary_drop(losses, gains, reference.size)
     worse = (reference - candidate) if higher_is_better else (candidate - reference)
     mean = float(worse.mean())
+    differing = int(np.count_nonzero(worse))
+    if differing < EXACT_BELOW:
+        both = np.concatenate([reference, candidate])
+        most = float(np.ptp(both))
+        if both.min() >= 0 and both.max() <= 1:
+            most = 1.0
+        samples = reference.size
+        high = most * _exact_upper(int((worse > 0).sum()), samples)
+        low = -most * _exact_upper(int((worse < 0).sum()), samples)
+        return Drop(mean, min(low, mean), max(high, mean), samples)
     half = _t_half_width(worse, 2 * CONFIDENCE - 1)  # two-sided 90 % = one-sided 95 %
     return Drop(mean, mean - half, mean + half, reference.size)
 

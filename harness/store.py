@@ -24,6 +24,7 @@ from harness.record import (
     AccuracyRecord,
     Block,
     BuildRecord,
+    DropRecord,
     EndRecord,
     LaunchRecord,
     RoundRecord,
@@ -45,6 +46,7 @@ class Results:
     accuracies: tuple[AccuracyRecord, ...]
     launches: tuple[LaunchRecord, ...]
     rounds: tuple[RoundRecord, ...]
+    drops: tuple[DropRecord, ...]
     end: Optional[EndRecord]
     notes: tuple[str, ...] = ()
 
@@ -67,8 +69,9 @@ def read_block(sidecar: Path, block: Block) -> np.ndarray[Any, Any]:
     return np.frombuffer(raw, dtype)
 
 
-def read(path: Path) -> Results:
+def read(path: str | Path) -> Results:
     """Read a run. Raises InputError for a file that isn't one."""
+    path = Path(path)
     records, notes, _ = _read_lines(path)
     if not records or not isinstance(records[0], RunRecord):
         fix = "enginepick sweep writes such files to results/<target>/"
@@ -81,6 +84,7 @@ def read(path: Path) -> Results:
         accuracies=_only(records, AccuracyRecord),
         launches=_only(records, LaunchRecord),
         rounds=_only(records, RoundRecord),
+        drops=_only(records, DropRecord),
         end=ends[-1] if ends and records[-1] is ends[-1] else None,
         notes=tuple(notes),
     )

@@ -149,6 +149,11 @@ class Candidate:
         """What the candidate's engine depends on; settings are applied when it is opened."""
         return (self.backend, str(self.precision), self.recipe, self.device)
 
+    @property
+    def accuracy_key(self) -> tuple[str, str, str, str, int]:
+        """Candidates that share it share one accuracy pass."""
+        return (*self.engine_key, self.settings.batch)
+
 
 @dataclass(frozen=True)
 class Share:

@@ -6,7 +6,7 @@ Values in, rich renderables or JSON-able data out; nothing here prints.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -21,6 +21,8 @@ from harness.prepare import Prepared
 
 BUILD_S = {True: 12.0, False: 2.0}
 """Rough seconds of a build with and without calibration, for the estimate before any is known."""
+ROUNDS = 6
+"""Rough number of launches that a decision takes."""
 LAUNCH_S = 1.2
 """Rough seconds for a worker to start and load a runtime."""
 
@@ -30,6 +32,16 @@ def size_text(size: float | None) -> str:
     if size is None:
         return "unknown"
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def memory_text(size: float | None) -> str:
+    """Memory and caches for people, in the binary units that hardware comes in."""
+    if size is None:
+        return "unknown"
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size:.0f} B"
@@ -45,7 +57,11 @@ def _grid() -> Table:
 def host_view(host: Host, target: str) -> RenderableType:
     """The host, as far as inference cares."""
     cpu, clock, memory = host.cpu, host.clock, host.memory
-    caches = (("L1d", cpu.caches.l1d_bytes), ("L2", cpu.caches.l2_bytes), ("L3", cpu.caches.l3_bytes))
+    caches = (
+        ("L1d", cpu.caches.l1d_bytes),
+        ("L2", cpu.caches.l2_bytes),
+        ("L3", cpu.caches.l3_bytes),
+    )
     table = _grid()
     table.add_row("Target", target)
     if host.machine:
@@ -58,16 +74,17 @@ def host_view(host: Host, target: str) -> RenderableType:
     )
     table.add_row("Instructions", " ".join(cpu.isa) or "none that matter")
     table.add_row(
-        "Caches", ", ".join(f"{name} {size_text(size)}" for name, size in caches if size) or "?"
+        "Caches", ", ".join(f"{name} {memory_text(size)}" for name, size in caches if size) or "?"
     )
     table.add_row(
-        "Memory", f"{size_text(memory.total_bytes)}, {size_text(memory.usable_bytes)} usable now"
+        "Memory",
+        f"{memory_text(memory.total_bytes)}, {memory_text(memory.usable_bytes)} usable now",
     )
     frequency = f", up to {clock.max_hz / 1e9:.2f} GHz" if clock.max_hz else ""
     governor = clock.governor or "not visible (often so in a virtual machine)"
     table.add_row("Governor", governor + frequency)
     for gpu in host.gpus:
-        detail = f"{size_text(gpu.memory_bytes)}, compute capability {gpu.compute_capability}"
+        detail = f"{memory_text(gpu.memory_bytes)}, compute capability {gpu.compute_capability}"
         table.add_row("NVIDIA GPU", f"{gpu.name}: {detail}, driver {gpu.driver}")
     if not host.gpus:
         table.add_row("NVIDIA GPU", "none found")
@@ -141,7 +158,7 @@ def estimate(prepared: Prepared) -> tuple[float, float]:
     engines = {each.engine_key: each for each in plan.candidates}
     build = sum(BUILD_S[calibrated[e.backend, e.precision, e.recipe]] for e in engines.values())
     turn = measure.passes * measure.slice_ms * 1.25e-3 + 0.4
-    launches = sum(each.settings.processes for each in plan.candidates) * measure.rounds
+    launches = sum(each.settings.processes for each in plan.candidates) * (measure.rounds or ROUNDS)
     seconds = build + launches * (LAUNCH_S + turn)
     return seconds, len(engines) * prepared.checked.model.size_bytes
 
@@ -167,9 +184,9 @@ def plan_view(prepared: Prepared) -> RenderableType:
         f" {len(setup.validation.indices())} to validate; metric {checked.metric}",
     )
     head.add_row("Target", f"{prepared.target_name} ({prepared.host.cpu.model})")
-    rounds = prepared.config.measure.rounds
-    head.add_row("Plan", f"{len(plan.candidates)} candidates x {rounds} launches")
-    about = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    rounds = prepared.config.measure.rounds or "3 to 20"
+    head.add_row("Plan", f"{len(plan.candidates)} candidates, {rounds} launches each")
+    about = f"{seconds:.0f} s" if seconds < 2 * 60 else f"{seconds / 60:.0f} min"
     head.add_row("Estimate", f"about {about}, {size_text(size)} of engines; nothing has been run")
     parts: list[RenderableType] = [head, Text(), table]
     if plan.skips:
@@ -197,12 +214,8 @@ def plan_data(prepared: Prepared) -> dict[str, Any]:
         "schema": "enginepick-plan/1",
         "target": prepared.target_name,
         "baseline": prepared.plan.baseline,
-        "candidates": [
-            {"id": each.id, **wire.encode(each)} for each in prepared.plan.candidates
-        ],
-        "skips": [
-            {"id": each.candidate.id, **wire.encode(each)} for each in prepared.plan.skips
-        ],
+        "candidates": [{"id": each.id, **wire.encode(each)} for each in prepared.plan.candidates],
+        "skips": [{"id": each.candidate.id, **wire.encode(each)} for each in prepared.plan.skips],
         "estimated_seconds": seconds,
         "estimated_bytes": size,
     }
@@ -214,7 +227,7 @@ def cache_view(cache: Cache, entries: Sequence[Entry]) -> RenderableType:
     for name in ("Kind", "Entry", "Size", "Last used"):
         table.add_column(name)
     for entry in entries:
-        used = datetime.fromtimestamp(entry.used_at).strftime("%Y-%m-%d %H:%M")
+        used = datetime.fromtimestamp(entry.used_at, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
         row = (entry.folder.parent.name, entry.folder.name[:12], size_text(entry.size_bytes), used)
         table.add_row(*row)
     total = size_text(sum(entry.size_bytes for entry in entries))

@@ -38,18 +38,24 @@ def decode(kind: type[T], value: Any) -> T:
 
 def _decode(kind: Any, value: Any) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
     if origin is Union:
         return _decode_union(args, value)
     if origin is tuple:
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_decode(args[0], item) for item in value)
-        if len(args) != len(value):
-            raise TypeError(f"expected {len(args)} items, got {len(value)}")
-        return tuple(_decode(arg, item) for arg, item in zip(args, value))
+        return _decode_tuple(args, value)
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value)
+    return _decode_plain(kind, value)
+
+
+def _decode_tuple(args: tuple[Any, ...], value: Any) -> Any:
+    if args[-1] is Ellipsis:
+        return tuple(_decode(args[0], item) for item in value)
+    if len(args) != len(value):
+        raise TypeError(f"expected {len(args)} items, got {len(value)}")
+    return tuple(_decode(arg, item) for arg, item in zip(args, value))
+
+
+def _decode_plain(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -15,11 +15,14 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from time import perf_counter_ns
 from typing import IO, Any, Optional, cast
 
@@ -119,12 +122,13 @@ class Worker:
         from harness import variants
 
         start = perf_counter_ns()
-        notes = variants.make(
-            variants.Recipe(job.recipe, job.parameters),
-            job.source,
-            job.out,
-            calibration(job.calibration, job.inputs),
-        )
+        with scratch():
+            notes = variants.make(
+                variants.Recipe(job.recipe, job.parameters),
+                job.source,
+                job.out,
+                calibration(job.calibration, job.inputs),
+            )
         return jobs.Noted(notes, perf_counter_ns() - start)
 
     def _build(self, job: jobs.BuildJob) -> jobs.Built:
@@ -137,7 +141,8 @@ class Worker:
             calibration=calibration(job.calibration, job.inputs),
         )
         start = perf_counter_ns()
-        engine = backend.build(request, job.workdir)
+        with scratch():
+            engine = backend.build(request, job.workdir)
         return jobs.Built(engine, perf_counter_ns() - start)
 
     def _open(self, job: jobs.OpenJob) -> jobs.Opened:
@@ -192,9 +197,7 @@ class Worker:
         before = process.scheduled()
         started = perf_counter_ns()
         if job.timed == "end-to-end":
-            numbers = slices.end_to_end(
-                launch.session, launch.feed, job.min_ns, job.min_iterations
-            )
+            numbers = slices.end_to_end(launch.session, launch.feed, job.min_ns, job.min_iterations)
             settled = slices.settling(numbers)
         elif job.timed == "run":
             numbers = slices.run_only(launch.session, job.min_ns, job.min_iterations)
@@ -248,9 +251,19 @@ class Worker:
     def _accuracy(self, job: jobs.AccuracyJob) -> jobs.Judged:
         launch = self._opened
         judged = judge(launch.session, job)
-        return replace(
-            judged, executed=launch.session.executed, versions=versions(launch.backend)
-        )
+        return replace(judged, executed=launch.session.executed, versions=versions(launch.backend))
+
+
+@contextmanager
+def scratch() -> Iterator[None]:
+    """Work in a folder that is removed: quantizers leave files in the current one."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="enginepick-") as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
 
 
 def load(location: jobs.Location) -> Backend:
@@ -337,8 +350,10 @@ def refusal(error: BaseException, stage: Stage) -> jobs.Refused:
         status = Status.FAILED
         traceback.print_exception(type(error), error, error.__traceback__)
     text = str(error).strip() or type(error).__name__
-    reason = text if isinstance(error, (UnsupportedError, UnavailableError)) else (
-        f"{type(error).__name__}: {text}"
+    reason = (
+        text
+        if isinstance(error, (UnsupportedError, UnavailableError))
+        else (f"{type(error).__name__}: {text}")
     )
     return jobs.Refused(status, stage, reason[:2000], fix)
 

@@ -80,7 +80,7 @@ def settling(durations: Sequence[int]) -> int:
     """
     total = 0
     count = 0
-    for count, duration in enumerate(durations):  # noqa: B007 - the count is the result
+    for count, duration in enumerate(durations):
         if count >= SETTLING_ITERATIONS and total >= SETTLING_NS:
             break
         total += duration

@@ -1,0 +1,173 @@
+"""What rounds of launches prove about pairs of candidates, at which look. Pure.
+
+Launches come in rounds, and the evidence may be looked at more than once: after 3, 5, 8, 12 and 20
+rounds. Looking spends error: each look has its own share of 5 % in all (an alpha-spending plan),
+and what one look has decided stays decided. A fixed number of rounds is one look with all 5 %.
+
+The number of candidates that the simultaneous intervals cover is fixed before the first look, and
+does not shrink when some are dropped later, since what is dropped depends on the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from harness.stats import Interval, Verdict, all_pairs_half_width, verdict
+
+Array = np.ndarray[Any, Any]
+
+ALPHA = 0.05
+MARGIN = math.log(1.02)
+"""Differences of less than 2 % are ties whatever their sign."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One planned look: after how many rounds, and with what share of the error."""
+
+    rounds: int
+    alpha: float
+
+
+SPENT = (Look(3, 0.005), Look(5, 0.0125), Look(8, 0.0125), Look(12, 0.01), Look(20, 0.01))
+"""The shares sum up to 5 %."""
+
+
+def plan_looks(fixed_rounds: int | None) -> tuple[Look, ...]:
+    """Of a run under way: the spending plan, or one look at the end of a fixed number of rounds."""
+    return SPENT if fixed_rounds is None else (Look(fixed_rounds, ALPHA),)
+
+
+def final_looks(fixed_rounds: int | None, rounds: int) -> tuple[Look, ...]:
+    """Of a run that was cut off after so many rounds: the last look spends all that is left.
+
+    Valid because the budget or the user ended it, not its data.
+    """
+    if fixed_rounds is not None:
+        return (Look(rounds, ALPHA),)
+    before = tuple(look for look in SPENT if look.rounds < rounds)
+    return (*before, Look(rounds, ALPHA - sum(look.alpha for look in before)))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One look's result: the candidates that were in all its rounds."""
+
+    look: Look
+    ids: tuple[str, ...]
+    means: Array
+    half_width: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The log times of candidates by round, and the plan of looks.
+
+    logs: per candidate, per finished round, the launch's log time. numbers: of the finished rounds,
+    in order. compared: how many candidates the intervals cover; at least those in ``logs``.
+    control: the null control's log-ratio to its twin, per round.
+    """
+
+    logs: Mapping[str, Mapping[int, float]]
+    numbers: tuple[int, ...]
+    looks: tuple[Look, ...]
+    compared: int
+    margin: float = MARGIN
+    control: tuple[float, ...] = field(default=())
+
+    @cached_property
+    def seen(self) -> tuple[_Seen, ...]:
+        """The looks that the finished rounds allow."""
+        return tuple(self._see(look) for look in self.looks if look.rounds <= len(self.numbers))
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds were finished."""
+        return len(self.numbers)
+
+    def _see(self, look: Look) -> _Seen:
+        numbers = self.numbers[: look.rounds]
+        ids = self._in_all(numbers)
+        table = np.array([[self.logs[name][n] for name in ids] for n in numbers])
+        table = table.reshape(len(numbers), len(ids))
+        half = all_pairs_half_width(table, 1 - look.alpha, max(self.compared, len(ids)))
+        return _Seen(look, ids, table.mean(axis=0) if ids else np.empty(0), half)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The candidates that were in every finished round."""
+        return self._in_all(self.numbers)
+
+    def _in_all(self, numbers: Sequence[int]) -> tuple[str, ...]:
+        return tuple(
+            name for name, values in self.logs.items() if all(n in values for n in numbers)
+        )
+
+    @property
+    def half_width(self) -> float:
+        """Of the latest look, on the log; infinite before the first."""
+        return self.seen[-1].half_width if self.seen else math.inf
+
+    def difference(self, ours: str, theirs: str) -> float:
+        """The log-ratio of two times over the rounds that both were in; NaN if there are none."""
+        both = [n for n in self.numbers if n in self.logs.get(ours, {})]
+        both = [n for n in both if n in self.logs.get(theirs, {})]
+        if not both:
+            return math.nan
+        return float(np.mean([self.logs[ours][n] - self.logs[theirs][n] for n in both]))
+
+    def verdict(self, ours: str, theirs: str) -> Verdict:
+        """Ours against theirs: what the first look that could decide has decided."""
+        if ours == theirs:
+            return Verdict.TIED
+        for seen in self.seen:
+            found = self._verdict(seen, ours, theirs)
+            if found is not Verdict.UNRESOLVED:
+                return found
+        return Verdict.UNRESOLVED
+
+    def _verdict(self, seen: _Seen, ours: str, theirs: str) -> Verdict:
+        if ours not in seen.ids or theirs not in seen.ids:
+            return Verdict.UNRESOLVED
+        difference = seen.means[seen.ids.index(ours)] - seen.means[seen.ids.index(theirs)]
+        return verdict(float(difference), seen.half_width, self.margin)
+
+    def ratio(self, ours: str, theirs: str) -> Interval:
+        """Their time over ours (how many times faster ours is), by the latest look that has both.
+
+        Before any look has both: the estimate alone, with an unbounded interval.
+        """
+        for seen in reversed(self.seen):
+            if ours in seen.ids and theirs in seen.ids:
+                index = seen.ids.index
+                difference = float(seen.means[index(ours)] - seen.means[index(theirs)])
+                if ours == theirs:
+                    return Interval(1.0, 1.0, 1.0)
+                return _interval(-difference, seen.half_width)
+        return _interval(-self.difference(ours, theirs), math.inf)
+
+
+def _interval(log_ratio: float, half_width: float) -> Interval:
+    if not math.isfinite(half_width):
+        return Interval(math.exp(log_ratio), 0.0, math.inf)
+    return Interval(
+        math.exp(log_ratio), math.exp(log_ratio - half_width), math.exp(log_ratio + half_width)
+    )
+
+
+def collect(
+    values: Sequence[tuple[str, int, float]], rounds: Sequence[int]
+) -> dict[str, dict[int, float]]:
+    """Group (candidate, round, log time) by candidate, finished rounds only."""
+    finished = set(rounds)
+    logs: dict[str, dict[int, float]] = {}
+    for name, number, value in values:
+        if number in finished:
+            logs.setdefault(name, {})[number] = value
+    return logs

@@ -1,0 +1,110 @@
+"""Numbers for people: the only place where values become text. Three significant digits at most.
+
+Every function takes None for "not measured" and gives :data:`NONE` back.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from harness.stats import Interval
+
+NONE = "-"
+"""What stands where nothing was measured."""
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def clean(text: object) -> str:
+    """Text from elsewhere (a runtime's error, a file's name) without terminal control characters."""
+    return _CONTROL.sub("", str(text)).replace("\t", " ")
+
+
+def three(value: float) -> str:
+    """Three significant digits in plain notation: ``0.0123``, ``1.80``, ``26.1``, ``1,230``."""
+    if not math.isfinite(value):
+        return "unbounded"
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.3g}")
+    digits = 2 - math.floor(math.log10(abs(rounded)))
+    return f"{rounded:,.{max(0, digits)}f}"
+
+
+def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
+    """In the largest unit in which the rounded number is at least 1."""
+    for name, factor in units:
+        if abs(float(f"{value:.3g}")) >= factor:
+            return f"{three(value / factor)} {name}"
+    return f"{value:.0f} {units[-1][0]}"
+
+
+def duration(value_ns: float | None) -> str:
+    """Nanoseconds as ``26.1 us`` or ``8.80 ms``."""
+    if value_ns is None:
+        return NONE
+    if not math.isfinite(value_ns):
+        return "unbounded"
+    return _scaled(value_ns, (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0)))
+
+
+def size(value_bytes: float | None) -> str:
+    """Bytes as ``62.1 KB`` (10^3) or ``8.80 MB`` (10^6); whole bytes below that."""
+    if value_bytes is None:
+        return NONE
+    if value_bytes < 999.5:
+        return f"{value_bytes:.0f} B"
+    return _scaled(value_bytes, (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)))
+
+
+def rate(value_per_s: float | None) -> str:
+    """Samples per second as ``38,300/s``."""
+    return NONE if value_per_s is None else f"{three(value_per_s)}/s"
+
+
+def ratio(value: float | None) -> str:
+    """A factor as ``1.80x``."""
+    return NONE if value is None else f"{three(value)}x"
+
+
+def between(interval: Interval | None) -> str:
+    """An interval's bounds as ``1.71 to 1.89``; says so where there are none yet."""
+    if interval is None:
+        return NONE
+    if not math.isfinite(interval.high):
+        return "no interval yet"
+    return f"{three(interval.low)} to {three(interval.high)}"
+
+
+def half_width(interval: Interval | None) -> str:
+    """How wide an interval is, as ``±0.9 %`` of its value."""
+    if interval is None:
+        return NONE
+    width = interval.half_width
+    return f"±{percent(width)}" if math.isfinite(width) else "±?"
+
+
+def percent(share: float | None) -> str:
+    """A share as ``27 %``, ``0.9 %``, ``0.04 %``: two digits, and no more than two decimals."""
+    if share is None:
+        return NONE
+    value = share * 100
+    if abs(value) >= 9.95:
+        return f"{value:,.0f} %"
+    return f"{value:.1f} %" if abs(value) >= 0.095 or value == 0 else f"{value:.2f} %"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, without the word: ``0.14``, ``5.6``, ``12``."""
+    value = share * 100
+    if abs(value) >= 9.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 0.995 or abs(value) < 0.005 else f"{value:.2f}"
+
+
+def score(value: float | None, *, share: bool) -> str:
+    """A metric's value: shares with three decimals, others with three significant digits."""
+    if value is None:
+        return NONE
+    return f"{value:.3f}" if share else three(value)
