@@ -1,0 +1,385 @@
+"""A realistic run, written record by record through the store: what the report's tests read."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.analyse import analyse
+from harness.recommend import Limits, Objective, recommend
+from harness.record import (
+    AccuracyRecord,
+    Agreement,
+    BuildRecord,
+    DataUse,
+    EndRecord,
+    LaunchRecord,
+    Memory,
+    ModelUse,
+    RoundRecord,
+    RunRecord,
+    Skip,
+    Slice,
+)
+from harness.report import Report
+from harness.store import Results, Store, read
+from harness.types import (
+    Candidate,
+    Device,
+    Executed,
+    Precision,
+    Probe,
+    Scenario,
+    Settings,
+    Share,
+    Stage,
+    Status,
+    TensorSpec,
+)
+
+BEGAN = datetime(2026, 5, 4, 9, 30, tzinfo=UTC)
+DEPLOY = "import openvino\nprint('runs the engine')\n"
+OPERATIONS = 5
+
+
+@dataclass(frozen=True)
+class Cast:
+    """One candidate's part: true latency, samples lost and gained, memory, size, what ran."""
+
+    backend: str
+    precision: Precision
+    recipe: str
+    time_us: float
+    lost: int = 0
+    gained: int = 0
+    memory_mb: float = 12.0
+    size_kb: float = 150.0
+    kept: int = OPERATIONS
+    status: Status = Status.OK
+    stage: Stage | None = None
+    reason: str | None = None
+    fix: str | None = None
+    threads: int | None = 2
+    device: str = "cpu"
+
+
+CAST = (
+    Cast("onnxruntime", Precision.FP32, "source", 37.7, memory_mb=14.2, size_kb=231),
+    Cast("onnxruntime", Precision.FP16, "fp16", 46.1, lost=1, gained=1, size_kb=118),
+    Cast("onnxruntime", Precision.INT8, "qdq", 28.8, lost=2, memory_mb=12.6, size_kb=71),
+    Cast("onnxruntime", Precision.INT8_DYNAMIC, "dynamic", 39.9, lost=31, size_kb=66, kept=2),
+    Cast(
+        "onnxruntime", Precision.INT8, "nncf", 59.0, status=Status.INVALID, stage=Stage.MEASURE,
+        reason="asked for int8, but the compute operations ran: 5 in fp32 (optimised model)",
+    ),
+    Cast("openvino", Precision.FP32, "source", 38.1, memory_mb=41.0, size_kb=233),
+    Cast("openvino", Precision.BF16, "source", 36.2, lost=1, memory_mb=40.2, size_kb=233),
+    Cast("openvino", Precision.INT8, "qdq", 21.2, memory_mb=38.8, size_kb=64, kept=4),
+    Cast("openvino", Precision.INT8, "nncf", 20.9, memory_mb=36.1, size_kb=62),
+    Cast(
+        "openvino", Precision.INT8, "accuracy-control", 0, status=Status.FAILED,
+        stage=Stage.BUILD, reason="nncf: the returned model holds no FakeQuantize",
+        fix="enginepick sweep --precision int8 with more calibration samples",
+    ),
+)  # fmt: skip
+SKIPS = (
+    ("openvino", Precision.FP16, "source", Status.UNSUPPORTED,
+     "AMD EPYC 9B45 does not execute fp16 natively (it does: fp32, bf16, int8)", None),
+    ("tensorrt", Precision.FP32, "source", Status.UNAVAILABLE,
+     "no NVIDIA driver on this host", "enginepick devices"),
+    ("tensorrt", Precision.FP16, "source", Status.UNAVAILABLE,
+     "no NVIDIA driver on this host", "enginepick devices"),
+    ("tensorrt", Precision.INT8, "qdq", Status.UNAVAILABLE,
+     "no NVIDIA driver on this host", "enginepick devices"),
+)  # fmt: skip
+
+
+def make_results(
+    folder: Path,
+    cast: Sequence[Cast] = CAST,
+    *,
+    rounds: int = 5,
+    samples: int = 1200,
+    labelled: bool = True,
+    metric: str = "top1",
+    scenario: Scenario = Scenario.LATENCY,
+    run_delay: float | None = 0.004,
+    skips: bool = True,
+    steady: bool = True,
+    interleaved: bool = True,
+    end: str | None = "done",
+    torn: bool = False,
+    target: str = "lab-epyc",
+    model: str = "digits",
+    spread: float = 0.004,
+) -> Results:
+    """Write a run below ``folder`` and read it back. Equal arguments give equal numbers."""
+    rng = np.random.default_rng(7)
+    path = folder / target / f"{model}-20260504-093000-ab12.jsonl"
+    candidates = [_candidate(each, scenario) for each in cast]
+    with Store(path) as store:
+        store.append(
+            _head(candidates, samples, labelled, metric, scenario, target, model, skips, path)
+        )
+        for role, candidate in zip(cast, candidates, strict=True):
+            store.append(_build(role, candidate))
+        for role, candidate in zip(cast, candidates, strict=True):
+            if role.stage is not Stage.BUILD:
+                store.append(_accuracy(store, role, candidate, samples, labelled, metric))
+        for number in range(rounds):
+            drift = rng.normal(0, 0.03)
+            measured = [p for p in zip(cast, candidates, strict=True) if p[0].time_us]
+            control = [(*measured[0], True)] if measured else []
+            everyone = [*((*pair, False) for pair in measured), *control]
+            for position, place in enumerate(rng.permutation(len(everyone))):
+                role, candidate, twin = everyone[place]
+                if role.status is not Status.OK and number > 0:
+                    continue
+                level = drift + rng.normal(0, spread)
+                launch = _launch(store, rng, role, candidate, number, position, level, run_delay)
+                update = {"control": twin, "steady": steady, "interleaved": interleaved}
+                store.append(launch.model_copy(update=update))
+            store.append(RoundRecord(at=_at(number + 9), round=number, elapsed_s=21.5))
+        if end is not None:
+            store.append(EndRecord(at=_at(60), why=end, elapsed_s=140.0))
+    if torn:
+        with path.open("ab") as stream:
+            stream.write(b'{"kind": "laun')
+    return read(path)
+
+
+def make_run(
+    folder: Path,
+    cast: Sequence[Cast] = CAST,
+    limits: Limits | None = None,
+    objective: Objective = "latency",
+    **how: Any,
+) -> Report:
+    """A run's report under some constraints; ``how`` as in :func:`make_results`."""
+    if objective == "throughput":
+        how.setdefault("scenario", Scenario.THROUGHPUT)
+    results = make_results(folder, cast, **how)
+    analysis = analyse(results)
+    return Report(results, analysis, recommend(analysis, limits, objective))
+
+
+def many(count: int) -> tuple[Cast, ...]:
+    """``count`` candidates of four backends, some of them close together, with long names."""
+    backends = ("onnxruntime", "openvino", "litert", "executorch")
+    precisions = tuple(Precision)
+    return tuple(
+        Cast(
+            backends[n % 4],
+            precisions[(n // 4) % 5] if n else Precision.FP32,
+            ("source", "qdq", "nncf-accuracy-control")[n // 20 % 3],
+            900 * 1.11 ** (n % 13) * (1 + 0.004 * n),
+            lost=(n * n) % 11,
+            gained=n % 3,
+            memory_mb=20 + 7 * (n % 9),
+            size_kb=14_000 / (1 + n % 4),
+            threads=1 + n // 20,
+        )
+        for n in range(count)
+    )
+
+
+def _at(minutes: float) -> datetime:
+    return BEGAN + timedelta(minutes=minutes)
+
+
+def _candidate(role: Cast, scenario: Scenario) -> Candidate:
+    flow = {} if scenario is Scenario.LATENCY else {"streams": 2, "in_flight": 2, "batch": 8}
+    settings = Settings(scenario, threads=role.threads, **flow)
+    return Candidate(role.backend, role.precision, role.recipe, role.device, settings)
+
+
+def _head(
+    candidates: Sequence[Candidate],
+    samples: int,
+    labelled: bool,
+    metric: str,
+    scenario: Scenario,
+    target: str,
+    model: str,
+    skips: bool,
+    path: Path,
+) -> RunRecord:
+    baseline = next((c.id for c in candidates if c.precision is Precision.FP32), None)
+    settings = Settings(scenario, threads=2)
+    left_out = [
+        Skip(candidate=Candidate(b, p, r, "cpu", settings), status=s, reason=why, fix=fix)
+        for b, p, r, s, why, fix in (SKIPS if skips else ())
+    ]
+    return RunRecord(
+        at=BEGAN,
+        run_id=path.stem,
+        target=target,
+        enginepick_version="0.1.0",
+        git_sha="0123abc",
+        model=ModelUse(
+            name=model,
+            path=f"{model}.onnx",
+            sha256="a" * 64,
+            size_bytes=231_000,
+            opset=17,
+            inputs=(TensorSpec("image", "float32", ("batch", 1, 8, 8)),),
+            outputs=(TensorSpec("scores", "float32", ("batch", 10)),),
+        ),
+        data=DataUse(
+            source="digits.npz",
+            sha256="b" * 64,
+            samples=samples + 300,
+            labelled=labelled,
+            metric=metric,
+            calibration_samples=300,
+            validation_samples=samples,
+            seed=0,
+        ),
+        host={"cpu": {"model": "AMD EPYC 9B45", "available_cpus": 2}, "os": "Debian 12"},
+        host_fingerprint="c" * 16,
+        probes=(Probe("openvino", (("openvino", "2026.4.1"),), (Device("cpu", "CPU"),)),),
+        candidates=tuple(candidates),
+        skips=tuple(left_out),
+        baseline=baseline,
+        config={"objective": str(scenario)},
+    )
+
+
+def _build(role: Cast, candidate: Candidate) -> BuildRecord:
+    failed = role.stage is Stage.BUILD
+    return BuildRecord(
+        at=_at(1),
+        status=role.status if failed else Status.OK,
+        stage=role.stage if failed else None,
+        reason=role.reason if failed else None,
+        fix=role.fix if failed else None,
+        backend=candidate.backend,
+        precision=str(candidate.precision),
+        recipe=candidate.recipe,
+        device=candidate.device,
+        parent_sha256="a" * 64,
+        engine_key=format(zlib.crc32(candidate.id.encode()), "08x"),
+        build_ns=None if failed else 1_480_000_000,
+        size_bytes=None if failed else int(role.size_kb * 1000),
+        notes=("calibrated on 300 samples",) if role.precision is Precision.INT8 else (),
+    )
+
+
+def _executed(role: Cast) -> Executed:
+    asked = "int8" if role.precision is Precision.INT8_DYNAMIC else str(role.precision)
+    if role.status is Status.INVALID:
+        asked = "fp32"
+    rest = OPERATIONS - role.kept
+    shares = (Share(asked, role.kept), *((Share("fp32", rest),) if rest else ()))
+    return Executed((Share(role.device, 12),), shares, "optimised model")
+
+
+def _accuracy(
+    store: Store, role: Cast, candidate: Candidate, samples: int, labelled: bool, metric: str
+) -> AccuracyRecord:
+    """The reference is wrong on the first 1 % of the samples; each part loses and gains others."""
+    wrong = samples // 100
+    scores = np.ones(samples)
+    scores[:wrong] = 0.0 if labelled else 1.0
+    scores[: role.gained] = 1.0
+    scores[wrong : wrong + role.lost] = 0.0
+    lower = metric in ("mae", "mse")
+    if lower:
+        scores = 0.02 + 0.003 * np.sin(np.arange(samples)) + 0.0001 * role.lost
+    return AccuracyRecord(
+        at=_at(2),
+        candidate=candidate.id,
+        metric=metric,
+        higher_is_better=not lower,
+        labelled=labelled,
+        reference="onnxruntime/fp32/source/cpu/threads=2",
+        samples=samples,
+        value=float(scores.mean()),
+        scores=store.block(scores),
+        agreement=Agreement(
+            cosine_mean=1 - role.lost / 3000,
+            cosine_min=1 - role.lost / 600,
+            sqnr_db=60 - 10 * math.log10(1 + role.lost),
+            max_abs_error=0.01 * role.lost,
+            top1=1 - role.lost / samples,
+        ),
+        executed=_executed(role),
+        peak_rss_bytes=int(role.memory_mb * 1e6) + 60_000_000,
+        versions=((candidate.backend, "1.32.0"),),
+    )
+
+
+def _slice(
+    rng: np.random.Generator, timed: str, time_ns: float, batch: int, run_delay: float | None
+) -> tuple[Slice, np.ndarray[Any, Any]]:
+    iterations, settling = 160, 6
+    durations = time_ns * rng.lognormal(0.0, 0.05, iterations)
+    durations[rng.random(iterations) < 0.03] *= 1.9  # preempted now and then
+    durations[:settling] *= 3
+    durations = durations.astype(np.int64)
+    low, middle, high = np.quantile(durations[settling:], (0.1, 0.5, 0.9))
+    cpu = int(durations.sum())
+    kind: Literal["end-to-end", "run", "throughput"] = timed  # type: ignore[assignment]
+    made = Slice(
+        timed=kind,
+        started_ns=0,
+        span_ns=cpu,
+        iterations=iterations,
+        settling=settling,
+        samples_per_iteration=batch,
+        quantiles_ns=(low, middle, high),
+        run_delay_ns=None if run_delay is None else int(cpu * run_delay * rng.uniform(0.5, 1.5)),
+        involuntary_switches=1,
+        cpu_ns=cpu,
+    )
+    return made, durations
+
+
+def _launch(
+    store: Store,
+    rng: np.random.Generator,
+    role: Cast,
+    candidate: Candidate,
+    number: int,
+    position: int,
+    level: float,
+    run_delay: float | None,
+) -> LaunchRecord:
+    fault = {}
+    if role.status is not Status.OK:
+        fault = {"status": role.status, "stage": role.stage, "reason": role.reason}
+    time_ns = role.time_us * 1e3 * math.exp(level)
+    batch = candidate.settings.batch
+    kinds = ("end-to-end", "run") if batch == 1 else ("throughput",)
+    taken = [
+        _slice(rng, kind, time_ns * batch * (0.8 if kind == "run" else 1.0), batch, run_delay)
+        for _ in range(4)
+        for kind in kinds
+    ]
+    return LaunchRecord(
+        at=_at(3 + number),
+        candidate=candidate.id,
+        round=number,
+        position=position,
+        open_ns=41_000_000,
+        first_ns=int(time_ns * 30),
+        warmup_iterations=900,
+        slices=tuple(each for each, _ in taken),
+        durations=store.block(np.concatenate([each for _, each in taken])),
+        memory=Memory(
+            peak_rss_bytes=int((role.memory_mb * (1 + rng.normal(0, 0.004)) + 60) * 1e6),
+            import_only_bytes=60_000_000,
+        ),
+        executed=_executed(role) if number == 0 else None,
+        deploy_code=DEPLOY if number == 0 else None,
+        output_error=0.0,
+        versions=((candidate.backend, "1.32.0"),),
+        **fault,
+    )
