@@ -200,10 +200,4 @@ def _made(entry: Entry, record: BuildRecord, *, cached: bool) -> Made:
 
 
 def _refused(refusal: jobs.Refused, record: BuildRecord) -> Made:
-    update = {
-        "status": refusal.status,
-        "stage": refusal.stage,
-        "reason": refusal.reason,
-        "fix": refusal.fix,
-    }
-    return Made(None, record.model_copy(update=update))
+    return Made(None, record.model_copy(update=refusal.outcome()))

@@ -237,6 +237,7 @@ class Judged:
     labelled: bool
     higher_is_better: bool
     scores: str
+    compared: int
     cosine_mean: Optional[float]
     cosine_min: Optional[float]
     sqnr_db: Optional[float]
@@ -255,6 +256,10 @@ class Refused:
     stage: Stage
     reason: str
     fix: Optional[str]
+
+    def outcome(self) -> dict[str, object]:
+        """The fields that a record takes over."""
+        return {name: getattr(self, name) for name in ("status", "stage", "reason", "fix")}
 
 
 @dataclass(frozen=True)

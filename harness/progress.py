@@ -17,7 +17,12 @@ from harness.run import Event
 if TYPE_CHECKING:
     from rich.console import Console
 
-NAMES = {"build": "Building engines", "accuracy": "Checking accuracy", "measure": "Measuring"}
+NAMES = {
+    "wait": "Waiting",
+    "build": "Building engines",
+    "accuracy": "Checking accuracy",
+    "measure": "Measuring",
+}
 LINE_EVERY_S = 15.0
 
 

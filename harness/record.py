@@ -144,8 +144,12 @@ class BuildRecord(Outcome):
 
 
 class Agreement(_Frozen):
-    """How close the outputs are to the fp32 reference's on the same samples."""
+    """How close the outputs are to the fp32 reference's on the same samples.
 
+    samples: how many were compared; where labels decide, only the first outputs are kept.
+    """
+
+    samples: int = 0
     cosine_mean: Optional[float]
     cosine_min: Optional[float]
     sqnr_db: Optional[float]

@@ -268,10 +268,7 @@ class Runner:
             block = self._store.block(np.concatenate(launch.durations))
             record = record.model_copy(update={"durations": block})
         if launch.refusal is not None:
-            update = {
-                name: getattr(launch.refusal, name) for name in ("status", "stage", "reason", "fix")
-            }
-            record = record.model_copy(update=update)
+            record = record.model_copy(update=launch.refusal.outcome())
         self._store.append(record)
 
 

@@ -21,6 +21,10 @@ from harness.datasets import Dataset
 Array = np.ndarray[Any, Any]
 
 
+KEPT_BYTES = 256 * 2**20
+"""Of the reference's outputs, where labels decide: the first samples then tell of agreement."""
+
+
 class OutputFile:
     """Outputs of numbered batches in one zip of ``.npy`` members; any name may be an output's."""
 
@@ -53,7 +57,9 @@ class OutputFile:
             self.write(first + place, one)
 
     def read_samples(self, first: int, count: int) -> dict[str, Array]:
-        """Samples joined along their leading axis."""
+        """Samples joined along their leading axis; empty where not all of them were kept."""
+        if f"{first + count - 1}/0.npy" not in self._zip.NameToInfo:
+            return {}
         parts = [self.read(first + place) for place in range(count)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -80,7 +86,7 @@ def judge(session: Session, job: jobs.AccuracyJob) -> jobs.Judged:
     indices = job.samples.indices()
     labels = data.labels(indices) if metric.needs_labels else None
     scores: list[Array] = []
-    done = 0
+    done = kept_bytes = 0
     with ExitStack() as stack:
         fixed = stack.enter_context(OutputFile(job.fixed, "w"))
         keep = stack.enter_context(OutputFile(job.keep, "w")) if job.keep else None
@@ -93,11 +99,13 @@ def judge(session: Session, job: jobs.AccuracyJob) -> jobs.Judged:
             outputs = metrics.by_sample(raw, fed, len(chosen), batched=not layout.whole)
             if number == 0:
                 fixed.write(number, raw)
-            if keep is not None:
+            if keep is not None and (labels is None or kept_bytes < KEPT_BYTES):
                 keep.write_samples(done, outputs, len(chosen))
+                kept_bytes += sum(array.nbytes for array in outputs.values())
             reference = outputs if others is None else others.read_samples(done, len(chosen))
             sanity.add(outputs)
-            comparer.add(outputs, reference)
+            if reference:  # outputs that can't be told apart by sample are left out of a batch
+                comparer.add(outputs, {name: reference[name] for name in outputs})
             truth = reference if labels is None else labels[done : done + len(chosen)]
             scores.append(metric.scores(outputs, truth))
             done += len(chosen)
@@ -117,6 +125,7 @@ def _judged(
         labelled=metric.needs_labels,
         higher_is_better=metric.higher_is_better,
         scores=base64.b64encode(joined.astype("<f8").tobytes()).decode("ascii"),
+        compared=compared.samples,
         cosine_mean=compared.cosine_mean,
         cosine_min=compared.cosine_min,
         sqnr_db=compared.sqnr_db,

@@ -63,18 +63,23 @@ def rate(value_per_s: float | None) -> str:
     return NONE if value_per_s is None else f"{three(value_per_s)}/s"
 
 
+def factor(value: float) -> str:
+    """A ratio's number: two decimals between 0.1 and 10, else three significant digits."""
+    return f"{value:.2f}" if 0.0995 <= value < 9.995 else three(value)
+
+
 def ratio(value: float | None) -> str:
-    """A factor as ``1.80x``."""
-    return NONE if value is None else f"{three(value)}x"
+    """A ratio as ``1.80x``."""
+    return NONE if value is None else f"{factor(value)}x"
 
 
 def between(interval: Interval | None) -> str:
-    """An interval's bounds as ``1.71 to 1.89``; says so where there are none yet."""
+    """A ratio's bounds as ``1.71 to 1.89``; says so where there are none yet."""
     if interval is None:
         return NONE
     if not math.isfinite(interval.high):
         return "no interval yet"
-    return f"{three(interval.low)} to {three(interval.high)}"
+    return f"{factor(interval.low)} to {factor(interval.high)}"
 
 
 def half_width(interval: Interval | None) -> str:

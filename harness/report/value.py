@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.analyse import Analysis, Comparisons, Summary
+from harness.analyse import Analysis, Summary
+from harness.evidence import Evidence
 from harness.recommend import Judgement, Recommendation
 from harness.record import RunRecord
 from harness.report.format import clean
@@ -72,7 +73,7 @@ class Report:
         return Scenario.THROUGHPUT if throughput else Scenario.LATENCY
 
     @property
-    def compared(self) -> Comparisons | None:
+    def compared(self) -> Evidence | None:
         """All pairs of the scenario's candidates."""
         return self.analysis.comparisons.get(self.scenario)
 
@@ -150,7 +151,9 @@ def _distinguish(labels: list[str], more: Iterable[str]) -> list[str]:
     """Add what tells equal labels apart."""
     extras = [clean(each) for each in more]
     seen = Counter(labels)
-    told = {label: {e for la, e in zip(labels, extras, strict=True) if la == label} for label in seen}
+    told = {
+        label: {e for la, e in zip(labels, extras, strict=True) if la == label} for label in seen
+    }
     return [
         f"{label} {extra}".rstrip() if seen[label] > 1 and len(told[label]) > 1 else label
         for label, extra in zip(labels, extras, strict=True)

@@ -1,0 +1,266 @@
+"""The report for programs: a table, CSV, and the versioned JSON of docs/json-schema.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from harness.recommend import Judgement
+from harness.report import words
+from harness.report.notes import control, noise, notes
+from harness.report.value import Report
+from harness.stats import Interval
+from harness.types import Settings, Share, TensorSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = "enginepick-report/1"
+"""Fields may be added within a version; none is renamed, removed, or given another meaning."""
+
+
+def frame(report: Report) -> pd.DataFrame:
+    """One row per candidate of the objective's scenario, best first; missing: not measured.
+
+    Units are in the columns' names; shares (accuracy, drop, run_delay) are not percentages.
+    Intervals are ``name_low`` and ``name_high``, missing where there is too little evidence.
+    """
+    import pandas as pd
+
+    rows = [_flat(report, each) for each in _ordered(report)]
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def to_csv(report: Report) -> str:
+    """The table with a header line."""
+    return str(frame(report).to_csv(index=False, lineterminator="\n"))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Everything, as docs/json-schema.md describes it, field by field. None: not known."""
+    run, decided = report.run, report.recommendation
+    baseline, limits = report.analysis.baseline, decided.limits
+    return {
+        "schema": SCHEMA,
+        "run": {
+            "id": run.run_id,
+            "file": str(report.results.path),
+            "target": run.target,
+            "started_at": run.at.isoformat(),
+            "ended": report.analysis.finished,
+            "rounds": len(report.results.rounds),
+            "enginepick_version": run.enginepick_version,
+            "git_sha": run.git_sha,
+        },
+        "model": {
+            "name": run.model.name,
+            "path": run.model.path,
+            "sha256": run.model.sha256,
+            "size_bytes": run.model.size_bytes,
+            "opset": run.model.opset,
+            "inputs": [_spec(each) for each in run.model.inputs],
+            "outputs": [_spec(each) for each in run.model.outputs],
+        },
+        "data": run.data.model_dump(mode="json", exclude={"labelled", "metric"}),
+        "metric": {
+            "name": report.metric.name,
+            "labelled": report.metric.labelled,
+            "higher_is_better": report.metric.higher_is_better,
+            "is_share": report.metric.share,
+        },
+        "host": {"fingerprint": run.host_fingerprint, "cpu": _cpu(run.host)},
+        "question": {
+            "objective": decided.objective,
+            "max_accuracy_drop": limits.max_accuracy_drop,
+            "max_latency_ns": limits.max_latency_ns,
+            "max_memory_bytes": limits.max_memory_bytes,
+            "max_size_bytes": limits.max_size_bytes,
+        },
+        "recommendation": {
+            "choice": decided.choice.candidate.id if decided.choice else None,
+            "tied": [each.summary.candidate.id for each in decided.placed("tied")],
+            "runner_up": decided.runner_up.candidate.id if decided.runner_up else None,
+            "baseline": baseline.candidate.id if baseline else None,
+            "certainty": decided.certainty,
+            "unknown": list(decided.unknown),
+            "deploy_code": report.deploy_code,
+        },
+        "trust": _trust(report),
+        "candidates": [_candidate(report, each) for each in _ordered(report)],
+    }
+
+
+def _ordered(report: Report) -> tuple[Judgement, ...]:
+    """The measured ones as they are numbered, then the others."""
+    return report.table + report.recommendation.placed("unmeasured", "failed")
+
+
+def _cpu(host: Mapping[str, Any]) -> str | None:
+    cpu = host.get("cpu")
+    return cpu.get("model") if isinstance(cpu, dict) else None
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has neither infinity nor NaN."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _interval(interval: Interval | None) -> dict[str, float | None] | None:
+    if interval is None:
+        return None
+    low, high = _bounds(interval)
+    return {"value": interval.value, "low": low, "high": high}
+
+
+def _bounds(interval: Interval) -> tuple[float | None, float | None]:
+    """An unbounded interval's lower end is 0, which says nothing either."""
+    if not math.isfinite(interval.high):
+        return None, None
+    return interval.low, interval.high
+
+
+def _trust(report: Report) -> dict[str, Any]:
+    compared, measured = report.compared, noise(report)
+    return {
+        "noise": {
+            "tier": measured.tier,
+            "run_delay_low": measured.low,
+            "run_delay_median": measured.median,
+            "run_delay_high": measured.high,
+        },
+        "compared_rounds": compared.rounds if compared else 0,
+        "margin": math.exp(compared.margin) - 1 if compared else None,
+        "null_control": _interval(control(report)),
+        "notes": [asdict(each) for each in notes(report)],
+    }
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "label": settings.label(),
+        "scenario": str(settings.scenario),
+        "threads": settings.threads,
+        "streams": settings.streams,
+        "processes": settings.processes,
+        "batch": settings.batch,
+        "in_flight": settings.in_flight,
+        "options": [{"name": name, "value": value} for name, value in settings.options],
+    }
+
+
+def _shares(shares: tuple[Share, ...]) -> list[dict[str, Any]]:
+    return [{"name": share.name, "count": share.count} for share in shares]
+
+
+def _candidate(report: Report, judgement: Judgement) -> dict[str, Any]:
+    summary = judgement.summary
+    candidate = summary.candidate
+    low, middle, high = summary.quantiles_ns or (None, None, None)
+    return {
+        "id": candidate.id,
+        "name": report.name(summary),
+        "number": report.numbers.get(candidate.id),
+        "backend": candidate.backend,
+        "precision": str(candidate.precision),
+        "recipe": candidate.recipe,
+        "device": candidate.device,
+        "settings": _settings(candidate.settings),
+        "place": judgement.place,
+        "skipped": candidate.id in report.skipped,
+        "status": str(summary.status),
+        "reason": summary.reason,
+        "fix": summary.fix,
+        "checks": [
+            {"name": each.name, "answer": str(each.answer), "text": each.text}
+            for each in judgement.checks
+        ],
+        "against_best": str(judgement.against_best) if judgement.against_best else None,
+        "on_front": judgement.on_front,
+        "launches": summary.launches,
+        "time_ns": _interval(summary.time_ns),
+        "p10_ns": low,
+        "p50_ns": middle,
+        "p90_ns": high,
+        "run_only_ns": _interval(summary.run_ns),
+        "throughput_per_s": summary.throughput_per_s,
+        "speedup": _interval(summary.speedup),
+        "accuracy": _number(summary.accuracy),
+        "drop": {k: _number(v) for k, v in asdict(summary.drop).items()} if summary.drop else None,
+        "agreement": _agreement(judgement),
+        "memory_bytes": summary.memory_bytes,
+        "size_bytes": summary.size_bytes,
+        "build_ns": summary.build_ns,
+        "open_ns": summary.open_ns,
+        "first_ns": summary.first_ns,
+        "executed": _executed(judgement),
+        "steady": summary.steady,
+        "run_delay": summary.run_delay,
+        "noise": words.tier(summary.run_delay),
+        "notes": list(summary.notes),
+    }
+
+
+def _agreement(judgement: Judgement) -> dict[str, float | None] | None:
+    agreement = judgement.summary.agreement
+    if agreement is None:
+        return None
+    return {name: _number(value) for name, value in agreement.model_dump().items()}
+
+
+def _executed(judgement: Judgement) -> dict[str, Any] | None:
+    executed = judgement.summary.executed
+    if executed is None:
+        return None
+    return {
+        "devices": _shares(executed.devices),
+        "precisions": _shares(executed.precisions),
+        "detail": executed.detail,
+    }
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    *("run", "target", "model", "candidate", "backend", "precision", "recipe", "device"),
+    *("settings", "place", "status", "reason", "launches"),
+    *("latency_ns", "latency_low_ns", "latency_high_ns", "p10_ns", "p50_ns", "p90_ns"),
+    *("run_only_ns", "throughput_per_s", "speedup", "speedup_low", "speedup_high"),
+    *("metric", "accuracy", "drop", "drop_low", "drop_high", "cosine", "sqnr_db"),
+    *("memory_bytes", "size_bytes", "build_ns", "open_ns", "first_ns", "executed"),
+    *("run_delay", "steady", "against_best", "on_front"),
+)
+
+
+def _flat(report: Report, judgement: Judgement) -> dict[str, Any]:
+    """``latency_ns`` is the time that is ranked: per sample where the objective is throughput."""
+    full, run = _candidate(report, judgement), report.run
+    time, speed = full["time_ns"] or {}, full["speedup"] or {}
+    drop, agreement = full["drop"] or {}, full["agreement"] or {}
+    row = {name: full[name] for name in _COLUMNS if name in full}
+    return row | {
+        "run": run.run_id,
+        "target": run.target,
+        "model": run.model.name,
+        "candidate": full["id"],
+        "settings": full["settings"]["label"],
+        "latency_ns": time.get("value"),
+        "latency_low_ns": time.get("low"),
+        "latency_high_ns": time.get("high"),
+        "run_only_ns": (full["run_only_ns"] or {}).get("value"),
+        "speedup": speed.get("value"),
+        "speedup_low": speed.get("low"),
+        "speedup_high": speed.get("high"),
+        "metric": report.metric.name,
+        "drop": drop.get("value"),
+        "drop_low": drop.get("low"),
+        "drop_high": drop.get("high"),
+        "cosine": agreement.get("cosine_mean"),
+        "sqnr_db": agreement.get("sqnr_db"),
+        "executed": words.executed_text(judgement.summary.executed),
+    }

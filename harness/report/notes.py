@@ -1,0 +1,171 @@
+"""What a reader must know to trust a run's numbers: host noise, the null control, what went odd."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.report import format as fmt
+from harness.report.value import AGREEMENT, Report
+from harness.report.words import tier
+from harness.stats import Interval, geometric_interval
+
+CALL_BOUND_NS = 100_000
+"""Below this the cost of a call weighs as much as the compute (docs/measurement.md)."""
+
+CLAIMS = {
+    "green": "absolute times and ratios can both be claimed",
+    "amber": "medians and ratios can be claimed, tails can't",
+    "red": "only ratios can be claimed; absolute times are as experienced on this busy host",
+}
+_HOST = {"green": "quiet", "amber": "busy", "red": "very busy"}
+_LEVEL: dict[str, Literal["good", "fair", "poor"]] = {
+    "green": "good",
+    "amber": "fair",
+    "red": "poor",
+}
+
+
+@dataclass(frozen=True)
+class Note:
+    """One remark. level: ``good``, ``fair`` (read on), ``poor`` (it limits the claims), ``info``."""
+
+    level: Literal["good", "fair", "poor", "info"]
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Run-delay (the share of the time ready to run that was spent waiting for a CPU).
+
+    tier: of the noisiest candidate; None where the host doesn't tell. tiers: candidates per tier.
+    """
+
+    tier: str | None
+    low: float | None = None
+    median: float | None = None
+    high: float | None = None
+    tiers: tuple[tuple[str, int], ...] = ()
+
+
+def noise(report: Report) -> Noise:
+    """Over all measured candidates."""
+    known = [s.run_delay for each in report.table if (s := each.summary).run_delay is not None]
+    if not known:
+        return Noise(None)
+    worst = tier(max(known))
+    counted = Counter(str(tier(value)) for value in known)
+    tiers = tuple((name, counted[name]) for name in CLAIMS if counted[name])
+    return Noise(worst, min(known), float(np.median(known)), max(known), tiers)
+
+
+def control(report: Report) -> Interval | None:
+    """The null control: the hidden duplicate's time over its twin's, with its 95 % interval."""
+    compared = report.compared
+    return geometric_interval(np.array(compared.control)) if compared else None
+
+
+def notes(report: Report) -> tuple[Note, ...]:
+    """All remarks: what limits the claims before what merely informs."""
+    made = (*_end(report), *_noise(report), *_control(report), *_odd(report), *_info(report))
+    order = ("poor", "fair", "good", "info")
+    return tuple(sorted(made, key=lambda note: order.index(note.level)))
+
+
+def _end(report: Report) -> Iterator[Note]:
+    ended = report.analysis.finished
+    resume = f"enginepick sweep --resume {report.run.run_id}"
+    words = {
+        None: "This run has no end record: it is still going, or was killed.",
+        "interrupted": "This run was interrupted.",
+        "budget": "The time budget was spent before all rounds were measured.",
+        "disk-full": "The disk was full before the run ended.",
+    }
+    if ended != "done":
+        text = words.get(ended) or f"This run ended early ({fmt.clean(ended)})."
+        yield Note("fair", "Run", f"{text} What was measured is shown; to go on: {resume}")
+    for each in report.analysis.notes:
+        yield Note("fair", "Records", fmt.clean(each))
+
+
+def _noise(report: Report) -> Iterator[Note]:
+    measured = noise(report)
+    if measured.tier is None or measured.high is None:
+        if report.table:
+            text = "this host doesn't tell how long threads waited for a CPU: unknown"
+            yield Note("fair", "Host noise", text)
+        return
+    low, middle, spread = (
+        fmt.percent(each) for each in (measured.low, measured.median, measured.high)
+    )
+    if low != spread:
+        spread = f"{low} to {spread} (median {middle})"
+    text = (
+        f"{measured.tier}, a {_HOST[measured.tier]} host: ready threads waited for a CPU"
+        f" {spread} of the time; {CLAIMS[measured.tier]}"
+    )
+    if len(measured.tiers) > 1:
+        counted = ", ".join(f"{count} {name}" for name, count in measured.tiers)
+        text += f" (candidates: {counted})"
+    yield Note(_LEVEL[measured.tier], "Host noise", text)
+
+
+def _control(report: Report) -> Iterator[Note]:
+    compared, null = report.compared, control(report)
+    if compared is None or null is None:
+        return
+    margin = fmt.percent(math.exp(compared.margin) - 1)
+    if not math.isfinite(null.high):
+        yield Note("info", "Null control", "one round only: nothing can be said of it yet")
+        return
+    apart = f"{(null.value - 1) * 100:+.2f} % (95 % {_signed(null.low)} to {_signed(null.high)})"
+    text = (
+        f"a hidden duplicate of the baseline differed from it by {apart};"
+        f" differences within {margin} count as ties"
+    )
+    sure = geometric_interval(np.array(compared.control), 0.999)
+    half = compared.margin / 2
+    void = sure is not None and (math.log(sure.low) > half or math.log(sure.high) < -half)
+    if void:
+        text += ". That is too much for two equal engines: measure again before you rely on this"
+    wide = math.log(null.high) > compared.margin or math.log(null.low) < -compared.margin
+    yield Note("poor" if void else "fair" if wide else "good", "Null control", text)
+
+
+def _signed(factor: float) -> str:
+    return f"{(factor - 1) * 100:+.2f}"
+
+
+def _odd(report: Report) -> Iterator[Note]:
+    unsteady = [report.name(s) for each in report.table if (s := each.summary).steady is False]
+    if unsteady:
+        text = f"never got steady in their warm-up: {', '.join(unsteady)}"
+        yield Note("fair", "Warm-up", text)
+    finished = {each.round for each in report.results.rounds}
+    alone = [e for e in report.results.launches if e.round in finished and not e.interleaved]
+    if alone:
+        text = (
+            "memory doesn't hold all candidates at once, so launches ran one after another:"
+            " differences are less sharp than when they take turns"
+        )
+        yield Note("info", "Rounds", text)
+
+
+def _info(report: Report) -> Iterator[Note]:
+    if not report.metric.labelled:
+        yield Note("info", "Metric", f"there were no labels: {AGREEMENT}")
+    times = [s.time_ns.value for each in report.table if (s := each.summary).time_ns]
+    backends = {each.summary.candidate.backend for each in report.table}
+    timed = report.recommendation.objective != "throughput"
+    if timed and len(backends) > 1 and times and min(times) < CALL_BOUND_NS:
+        text = (
+            "below 100 us the cost of a call from Python weighs as much as the compute: see the"
+            " compute-only times too if your program calls the runtime from another language"
+        )
+        yield Note("info", "Calls", text)
