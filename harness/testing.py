@@ -80,9 +80,6 @@ __all__ = [
     "two_inputs_two_outputs_model",
 ]
 
-SHARED_RECIPES = ("fp16", "bf16", "qdq", "dynamic")
-"""Recipes that :mod:`harness.variants` makes; all others are built from the source."""
-
 _Test = TypeVar("_Test", bound=Callable[..., None])
 
 _HANG_S = 60.0  # what opening a file of rubbish may take on a very slow host
@@ -178,10 +175,10 @@ class BackendContract:
         self, offer: Offer, source: str, workdir: str, calibration: Calibration
     ) -> str:
         """The file that ``offer`` is built from; ``workdir`` is an empty folder to put it in."""
-        if offer.recipe not in SHARED_RECIPES:
-            return source
         from harness import variants
 
+        if offer.recipe not in variants.SHARED:
+            return source
         # No instruction set assumed: the variant that is right on every host.
         recipe = variants.resolve(offer.recipe, offer.precision, isa=frozenset(), device="cpu")
         out = str(Path(workdir) / "variant.onnx")

@@ -18,6 +18,7 @@ from backends.ov import build as ov_build
 from backends.ov import device as ov_device
 from backends.ov import executed as ov_executed
 from backends.ov import runtime as ov_runtime
+from harness import variants
 from harness.backend import BuildRequest, Offer, Queue, Session
 from harness.errors import OutOfMemoryError, UnavailableError, UnsupportedError
 from harness.testing import BackendContract, MemoryCalibration
@@ -62,34 +63,17 @@ def save(model: Any, folder: Path, name: str = "source.onnx") -> str:
     return str(folder / name)
 
 
-def quantized(source: str) -> str:
-    """A Q/DQ model, as harness.variants makes them."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.feeds = random_calibration(model_specs(source)[0]).feeds()
-
-        def get_next(self) -> Any:
-            return next(self.feeds, None)
-
-    out = source.replace(".onnx", ".qdq.onnx")
-    quantize_static(
-        source,
-        out,
-        Reader(),
-        per_channel=True,
-        reduce_range=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
-    )
+def quantized(source: str, recipe: str = "qdq") -> str:
+    """The shared Q/DQ variant, for a CPU that may lack exact int8 instructions."""
+    resolved = variants.resolve(recipe, Precision.INT8, isa=frozenset(), device="cpu")
+    out = source.replace(".onnx", f".{recipe}.onnx")
+    variants.make(resolved, source, out, random_calibration(model_specs(source)[0]))
     return out
 
 
 def build(source: str, offer: Offer, folder: Path, device: str = "cpu") -> Engine:
     folder.mkdir()
-    model = quantized(source) if offer.recipe == "qdq" else source
+    model = quantized(source, offer.recipe) if offer.recipe in variants.SHARED else source
     calibration = random_calibration(model_specs(source)[0]) if offer.calibrated else None
     request = BuildRequest(model, offer.precision, offer.recipe, device, calibration)
     return BACKEND.build(request, str(folder))

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from harness.recommend import Judgement
+from harness.record import DataUse
 from harness.report import words
 from harness.report.notes import control, noise, notes
 from harness.report.value import Report
-from harness.stats import Interval
+from harness.stats import Drop, Interval
 from harness.types import Settings, Share, TensorSpec
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "target": run.target,
             "started_at": run.at.isoformat(),
             "ended": report.analysis.finished,
-            "rounds": len(report.results.rounds),
+            "rounds": sum(each.phase == "rounds" for each in report.results.rounds),
             "enginepick_version": run.enginepick_version,
             "git_sha": run.git_sha,
         },
@@ -63,7 +64,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "inputs": [_spec(each) for each in run.model.inputs],
             "outputs": [_spec(each) for each in run.model.outputs],
         },
-        "data": run.data.model_dump(mode="json", exclude={"labelled", "metric"}),
+        "data": _data(run.data),
         "metric": {
             "name": report.metric.name,
             "labelled": report.metric.labelled,
@@ -106,6 +107,18 @@ def _spec(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
 
 
+def _data(data: DataUse) -> dict[str, Any]:
+    return {
+        "source": data.source,
+        "sha256": data.sha256,
+        "samples": data.samples,
+        "calibration_source": data.calibration_source,
+        "calibration_samples": data.calibration_samples,
+        "validation_samples": data.validation_samples,
+        "seed": data.seed,
+    }
+
+
 def _number(value: float | None) -> float | None:
     """JSON has neither infinity nor NaN."""
     return None if value is None or not math.isfinite(value) else float(value)
@@ -133,6 +146,8 @@ def _trust(report: Report) -> dict[str, Any]:
             "run_delay_low": measured.low,
             "run_delay_median": measured.median,
             "run_delay_high": measured.high,
+            "steal": measured.steal,
+            "throttled": measured.throttled,
         },
         "compared_rounds": compared.rounds if compared else 0,
         "margin": math.exp(compared.margin) - 1 if compared else None,
@@ -176,6 +191,7 @@ def _candidate(report: Report, judgement: Judgement) -> dict[str, Any]:
         "status": str(summary.status),
         "reason": summary.reason,
         "fix": summary.fix,
+        "dropped": summary.dropped,
         "checks": [
             {"name": each.name, "answer": str(each.answer), "text": each.text}
             for each in judgement.checks
@@ -191,7 +207,7 @@ def _candidate(report: Report, judgement: Judgement) -> dict[str, Any]:
         "throughput_per_s": summary.throughput_per_s,
         "speedup": _interval(summary.speedup),
         "accuracy": _number(summary.accuracy),
-        "drop": {k: _number(v) for k, v in asdict(summary.drop).items()} if summary.drop else None,
+        "drop": _drop(summary.drop),
         "agreement": _agreement(judgement),
         "memory_bytes": summary.memory_bytes,
         "size_bytes": summary.size_bytes,
@@ -210,7 +226,27 @@ def _agreement(judgement: Judgement) -> dict[str, float | None] | None:
     agreement = judgement.summary.agreement
     if agreement is None:
         return None
-    return {name: _number(value) for name, value in agreement.model_dump().items()}
+    return {
+        "samples": agreement.samples,
+        "cosine_mean": _number(agreement.cosine_mean),
+        "cosine_min": _number(agreement.cosine_min),
+        "sqnr_db": _number(agreement.sqnr_db),
+        "max_abs_error": _number(agreement.max_abs_error),
+        "top1": _number(agreement.top1),
+    }
+
+
+def _drop(drop: Drop | None) -> dict[str, float | None] | None:
+    if drop is None:
+        return None
+    return {
+        "value": _number(drop.value),
+        "low": _number(drop.low),
+        "high": _number(drop.high),
+        "samples": drop.samples,
+        "losses": drop.losses,
+        "gains": drop.gains,
+    }
 
 
 def _executed(judgement: Judgement) -> dict[str, Any] | None:
@@ -228,7 +264,7 @@ def _executed(judgement: Judgement) -> dict[str, Any] | None:
 
 _COLUMNS = (
     *("run", "target", "model", "candidate", "backend", "precision", "recipe", "device"),
-    *("settings", "place", "status", "reason", "launches"),
+    *("settings", "place", "status", "reason", "dropped", "launches"),
     *("latency_ns", "latency_low_ns", "latency_high_ns", "p10_ns", "p50_ns", "p90_ns"),
     *("run_only_ns", "throughput_per_s", "speedup", "speedup_low", "speedup_high"),
     *("metric", "accuracy", "drop", "drop_low", "drop_high", "cosine", "sqnr_db"),

@@ -18,6 +18,9 @@ from harness.stats import Interval, geometric_interval
 CALL_BOUND_NS = 100_000
 """Below this the cost of a call weighs as much as the compute (docs/measurement.md)."""
 
+NOTABLE_STEAL = 0.001
+"""Less than this isn't worth a word."""
+
 CLAIMS = {
     "green": "absolute times and ratios can both be claimed",
     "amber": "medians and ratios can be claimed, tails can't",
@@ -44,7 +47,9 @@ class Note:
 class Noise:
     """Run-delay (the share of the time ready to run that was spent waiting for a CPU).
 
-    tier: of the noisiest candidate; None where the host doesn't tell. tiers: candidates per tier.
+    tier: of the noisiest candidate, or of the hypervisor's steal where that is worse; None where
+    the host doesn't tell. tiers: candidates per tier. steal: the part of the rounds' time that a
+    hypervisor took, at worst. throttled: thermal events in all.
     """
 
     tier: str | None
@@ -52,17 +57,24 @@ class Noise:
     median: float | None = None
     high: float | None = None
     tiers: tuple[tuple[str, int], ...] = ()
+    steal: float | None = None
+    throttled: int | None = None
 
 
 def noise(report: Report) -> Noise:
-    """Over all measured candidates."""
+    """Over all measured candidates, and the rounds that they were compared in."""
+    rounds = [each for each in report.results.rounds if each.phase == "rounds"]
+    steals = [each.steal for each in rounds if each.steal is not None]
+    heats = [each.throttled for each in rounds if each.throttled is not None]
+    steal, throttled = max(steals, default=None), sum(heats) if heats else None
     known = [s.run_delay for each in report.table if (s := each.summary).run_delay is not None]
     if not known:
-        return Noise(None)
-    worst = tier(max(known))
+        return Noise(tier(steal), steal=steal, throttled=throttled)
+    worst = tier(max(*known, steal or 0.0))
     counted = Counter(str(tier(value)) for value in known)
     tiers = tuple((name, counted[name]) for name in CLAIMS if counted[name])
-    return Noise(worst, min(known), float(np.median(known)), max(known), tiers)
+    middle = float(np.median(known))
+    return Noise(worst, min(known), middle, max(known), tiers, steal, throttled)
 
 
 def control(report: Report) -> Interval | None:
@@ -96,24 +108,38 @@ def _end(report: Report) -> Iterator[Note]:
 
 def _noise(report: Report) -> Iterator[Note]:
     measured = noise(report)
-    if measured.tier is None or measured.high is None:
+    if measured.throttled:
+        text = (
+            f"the processor throttled {measured.throttled} times for heat during the rounds:"
+            " cool it and measure again before you rely on this"
+        )
+        yield Note("poor", "Heat", text)
+    if measured.tier is None:
         if report.table:
-            text = "this host doesn't tell how long threads waited for a CPU: unknown"
+            text = "unknown: this host doesn't tell how long threads waited for a CPU"
             yield Note("fair", "Host noise", text)
         return
+    text = f"{measured.tier}, a {_HOST[measured.tier]} host: {_waited(measured)}"
+    text += f"; {CLAIMS[measured.tier]}"
+    if len(measured.tiers) > 1:
+        counted = ", ".join(f"{count} {name}" for name, count in measured.tiers)
+        text += f" (candidates: {counted})"
+    yield Note(_LEVEL[measured.tier], "Host noise", text)
+
+
+def _waited(measured: Noise) -> str:
+    """Who waited for whom, and how much."""
+    parts = []
     low, middle, spread = (
         fmt.percent(each) for each in (measured.low, measured.median, measured.high)
     )
     if low != spread:
         spread = f"{low} to {spread} (median {middle})"
-    text = (
-        f"{measured.tier}, a {_HOST[measured.tier]} host: ready threads waited for a CPU"
-        f" {spread} of the time; {CLAIMS[measured.tier]}"
-    )
-    if len(measured.tiers) > 1:
-        counted = ", ".join(f"{count} {name}" for name, count in measured.tiers)
-        text += f" (candidates: {counted})"
-    yield Note(_LEVEL[measured.tier], "Host noise", text)
+    if measured.high is not None:
+        parts.append(f"ready threads waited for a CPU {spread} of the time")
+    if measured.steal is not None and measured.steal >= NOTABLE_STEAL:
+        parts.append(f"the hypervisor took up to {fmt.percent(measured.steal)} of a round")
+    return ", ".join(parts) or "nothing was taken by the hypervisor"
 
 
 def _control(report: Report) -> Iterator[Note]:
@@ -147,7 +173,7 @@ def _odd(report: Report) -> Iterator[Note]:
     if unsteady:
         text = f"never got steady in their warm-up: {', '.join(unsteady)}"
         yield Note("fair", "Warm-up", text)
-    finished = {each.round for each in report.results.rounds}
+    finished = {each.round for each in report.results.rounds if each.phase == "rounds"}
     alone = [e for e in report.results.launches if e.round in finished and not e.interleaved]
     if alone:
         text = (

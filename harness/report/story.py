@@ -18,6 +18,7 @@ PLACES = {
     "admissible": "meets every constraint",
     "unresolved": "a constraint isn't decided",
     "refused": "misses a constraint",
+    "dropped": "out early",
 }
 
 
@@ -191,6 +192,11 @@ def _groups(report: Report) -> Iterator[Group]:
     for each in report.recommendation.placed("refused"):
         why = words.why_text(report, each)
         yield Group("misses a limit", (report.name(each.summary),), why, None)
+    early: dict[str, list[str]] = {}
+    for each in report.recommendation.placed("dropped"):
+        early.setdefault(fmt.clean(each.why), []).append(report.name(each.summary))
+    for why, out in early.items():
+        yield Group("out early", tuple(out), why, None)
     grouped: dict[tuple[str, str, str | None], list[str]] = {}
     for each in report.recommendation.placed("failed"):
         summary = each.summary

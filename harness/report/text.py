@@ -24,10 +24,18 @@ MOST_ROWS = 40
 """A table longer than this is for a program: the text says which format has the rest."""
 
 RAN = "Really ran"
-MARKS = {"choice": "★", "tied": "=", "admissible": "", "unresolved": "?", "refused": "✗"}
-_STYLES = {"choice": "bold green", "unresolved": "yellow", "refused": "dim"}
+MARKS = {
+    "choice": "★",
+    "tied": "=",
+    "admissible": "",
+    "unresolved": "?",
+    "refused": "✗",
+    "dropped": "↓",
+}
+ADMISSIBLE = ("choice", "tied", "admissible")
+_STYLES = {"choice": "bold green", "unresolved": "yellow", "refused": "dim", "dropped": "dim"}
 _LEVELS = {"good": "green", "fair": "yellow", "poor": "bold red", "info": "cyan"}
-_PLAIN = str.maketrans({"★": "*", "✗": "x", "±": "~"})
+_PLAIN = str.maketrans({"★": "*", "✗": "x", "↓": "v", "±": "~"})
 """What stands for these where the terminal's encoding has only ASCII."""
 
 
@@ -143,8 +151,7 @@ def _candidates(told: Story, console: Console) -> Table:
     shown = told.rows[:MOST_ROWS]
     for row, after in zip(shown, [*shown[1:], None], strict=True):
         cells = [_cell(column, row, one_line=one_line) for column in columns]
-        meets = row.place not in ("unresolved", "refused")
-        ends = meets and after is not None and after.place in ("unresolved", "refused")
+        ends = row.place in ADMISSIBLE and after is not None and after.place not in ADMISSIBLE
         table.add_row(*cells, style=_STYLES.get(row.place), end_section=ends)
     return table
 
@@ -164,6 +171,7 @@ def _legend(told: Story, console: Console) -> RenderableType:
         "tied": "tied with the best",
         "unresolved": "a constraint isn't decided yet",
         "refused": "misses a constraint",
+        "dropped": "out early, see below",
     }
     present = {row.place for row in told.rows}
     marks = [f"{MARKS[place]} {text}" for place, text in meanings.items() if place in present]

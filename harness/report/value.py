@@ -16,6 +16,9 @@ from harness.store import Results
 from harness.types import Candidate, Scenario, Settings
 
 AGREEMENT = "agreement with fp32, not accuracy"
+MEASURED = ("choice", "tied", "admissible", "unresolved", "refused", "dropped")
+"""The places of candidates with figures, in the order of the tables."""
+
 SHARES = ("top1", "top5", "agreement")
 """Metrics whose value is a share of the samples, so that drops are percentage points."""
 
@@ -104,8 +107,7 @@ class Report:
 
         Within each by the objective. Their order numbers them in tables and plots alike.
         """
-        order = ("choice", "tied", "admissible", "unresolved", "refused")
-        return tuple(each for place in order for each in self.recommendation.placed(place))
+        return tuple(each for place in MEASURED for each in self.recommendation.placed(place))
 
     @cached_property
     def numbers(self) -> dict[str, int]:

@@ -80,7 +80,7 @@ def speed_text(report: Report, summary: Summary) -> str | None:
     if baseline is None or report.is_baseline(summary):
         return "this is the fp32 baseline" if baseline else None
     ours, theirs = summary.candidate.id, baseline.candidate.id
-    if compared is None or not {ours, theirs} <= set(compared.ids):
+    if compared is None or not {ours, theirs} <= set(compared.logs):
         return None
     speed, other = compared.ratio(ours, theirs), report.name(baseline)
     if not math.isfinite(speed.high):
