@@ -70,11 +70,8 @@ class Summary:
 
     @property
     def label(self) -> str:
-        """How people name it: backend, precision, recipe where it tells something."""
-        candidate = self.candidate
-        plain = candidate.recipe in ("source", "dynamic", str(candidate.precision))
-        name = f"{candidate.backend} {candidate.precision}"
-        return name if plain else f"{name} ({candidate.recipe})"
+        """How people name it."""
+        return self.candidate.label
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,15 @@ class Cache:
         """An empty folder on the cache's file system, to be given to :meth:`put`."""
         self.root.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="making-", dir=self.root))
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder on the cache's file system that is removed at the end."""
+        folder = self.workdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def put(self, kind: str, key: str, workdir: Path, meta: Mapping[str, Any]) -> Entry:
         """Keep what was made in ``workdir`` under a key, then evict what is too much."""

@@ -294,7 +294,8 @@ def _sweep(
         from harness import views
         from harness.prepare import prepare
 
-        prepared = prepare(settings, lab, Cache())
+        with Cache().scratch() as spool:
+            prepared = prepare(settings, lab, spool)
         if as_json:
             _print_json(views.plan_data(prepared))
         else:

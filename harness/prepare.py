@@ -15,7 +15,6 @@ from typing import Any
 
 from harness import jobs, registry
 from harness.backend import Capabilities
-from harness.cache import Cache
 from harness.child import Child
 from harness.config import Lab, SweepConfig, Target, find_target, for_target
 from harness.errors import EnginePickError, InputError, Problem
@@ -85,8 +84,11 @@ def split_off(wanted: int, samples: int) -> int:
     return min(wanted, samples // 3)
 
 
-def prepare(config: SweepConfig, lab: Lab, cache: Cache) -> Prepared:
-    """Check everything and plan. Raises InputError with all problems."""
+def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
+    """Check everything and plan. Raises InputError with all problems.
+
+    spool: where the data of a ``module:function`` are written; they are needed until the run ends.
+    """
     host = probe_host()
     problems: list[Problem] = []
     try:
@@ -101,7 +103,7 @@ def prepare(config: SweepConfig, lab: Lab, cache: Cache) -> Prepared:
     problems += _unwritable(Path(config.out))
     names, unknown = _chosen_backends(config)
     problems += unknown
-    checked = _check(config, cache, problems)
+    checked = _check(config, spool, problems)
     if problems:
         raise InputError(problems)
     homes = {name: _home(name, config.python) for name in names}
@@ -205,7 +207,7 @@ def find_backends(names: Iterable[str], python: Mapping[str, str]) -> tuple[Know
     return tuple(find_backend(name, _home(name, python)) for name in names)
 
 
-def _check(config: SweepConfig, cache: Cache, problems: list[Problem]) -> Any:
+def _check(config: SweepConfig, spool: Path, problems: list[Problem]) -> Any:
     """Model and data, checked in a child. Its problems are added."""
     from harness.checks import Checked
 
@@ -214,7 +216,7 @@ def _check(config: SweepConfig, cache: Cache, problems: list[Problem]) -> Any:
         data=config.data,
         metric=config.metric,
         calibration=config.calibration,
-        spool=str(cache.root / "spool"),
+        spool=str(spool),
     )
     answer: Any = ask_parent_side(job, Checked, Stage.PLAN, CHECK_TIMEOUT_S)
     if isinstance(answer, jobs.Problems):

@@ -211,6 +211,7 @@ class Rounds:
         }
 
     def _drop(self, dropped: Iterable[Dropped]) -> None:
+        labels = {name: each.candidate.label for name, each in self._entrants.items()}
         for each in dropped:
             self._entrants.pop(each.candidate, None)
             self._store.append(
@@ -218,7 +219,7 @@ class Rounds:
                     at=datetime.now(UTC),
                     candidate=each.candidate,
                     round=self._next - 1,
-                    reason=each.reason,
+                    reason=each.reason.replace(each.rival, labels.get(each.rival, each.rival)),
                 )
             )
 

@@ -63,12 +63,13 @@ def sweep(
     Raises InputError before anything is written, and when the disk is full.
     """
     cache = cache or Cache()
-    prepared = prepare(config, lab or load_lab(), cache)
-    run = head(prepared)
-    path = Path(prepared.config.out) / prepared.target_name / f"{run.run_id}.jsonl"
-    with Store(path) as store:
-        store.append(run)
-        return _Sweep(prepared, cache, store, listen).go()
+    with cache.scratch() as spool:
+        prepared = prepare(config, lab or load_lab(), spool)
+        run = head(prepared)
+        path = Path(prepared.config.out) / prepared.target_name / f"{run.run_id}.jsonl"
+        with Store(path) as store:
+            store.append(run)
+            return _Sweep(prepared, cache, store, listen).go()
 
 
 def resume(
@@ -78,17 +79,19 @@ def resume(
     path = find_run(run, Path(out))
     earlier = read(path)
     config = SweepConfig.from_dict(earlier.run.config, f"{path.name}: config")
-    prepared = prepare(config, lab, cache)
-    _same(earlier.run, prepared)
-    store, earlier = Store.resume(path)
-    with store:
-        plan = Plan(
-            earlier.run.candidates,
-            tuple(Skipped(s.candidate, s.status, s.reason, s.fix) for s in earlier.run.skips),
-            earlier.run.baseline,
-        )
-        planned = replace(prepared, plan=plan)
-        return _Sweep(planned, cache, store, listen, earlier).go()
+    with cache.scratch() as spool:
+        prepared = prepare(config, lab, spool)
+        _same(earlier.run, prepared)
+        store, earlier = Store.resume(path)
+        with store:
+            planned = replace(prepared, plan=_plan_of(earlier.run))
+            return _Sweep(planned, cache, store, listen, earlier).go()
+
+
+def _plan_of(run: RunRecord) -> Plan:
+    """The plan that a run began with."""
+    skips = (Skipped(s.candidate, s.status, s.reason, s.fix) for s in run.skips)
+    return Plan(run.candidates, tuple(skips), run.baseline)
 
 
 def find_run(run: str, out: Path) -> Path:

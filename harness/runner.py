@@ -57,7 +57,7 @@ class Rules:
 class Entrant:
     """A candidate that may be launched.
 
-    fixed: the file with its accuracy pass's output on the fixed sample. need_bytes: the memory of
+    fixed: the file with its accuracy pass's output on the fixed sample; empty: none to compare. need_bytes: the memory of
     one of its processes. control: a second, hidden launch of the same candidate, which shows what
     differences this host makes of nothing.
     """
@@ -236,7 +236,7 @@ class Runner:
 
     def _finish(self, number: int, launch: _Launch, *, interleaved: bool) -> None:
         entrant = launch.entrant
-        job = jobs.FinishJob(entrant.fixed, explain=number == FIRST_ROUND)
+        job = jobs.FinishJob(entrant.fixed or None, explain=number == FIRST_ROUND)
         answers: list[jobs.Finished] = self._each(launch, job, jobs.Finished, Stage.MEASURE)
         record = LaunchRecord(
             at=datetime.now(UTC),

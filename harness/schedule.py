@@ -50,9 +50,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A candidate that is not launched again, and the evidence."""
+    """A candidate that is not launched again, because of which rival, and the evidence."""
 
     candidate: str
+    rival: str
     reason: str
 
 
@@ -80,7 +81,7 @@ def confirmed(
         ratios = [math.exp(times[name] - times[best]) for times in (first, second)]
         if min(ratios) > SCREEN_RATIO:
             reason = f"{ratios[0]:.2g} and {ratios[1]:.2g} times slower than {best} in two launches"
-            out.append(Dropped(name, reason))
+            out.append(Dropped(name, best, reason))
     return out
 
 
@@ -113,7 +114,7 @@ def hopeless(
                     f"{rival} is {ratio.value:.3g} times faster (95 % {ratio.low:.3g} to"
                     f" {ratio.high:.3g}) and no worse in anything asked for"
                 )
-                out.append(Dropped(name, reason))
+                out.append(Dropped(name, rival, reason))
                 break
     return out
 

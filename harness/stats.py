@@ -97,6 +97,16 @@ def all_pairs_half_width(
     return _studentized_range(confidence, family, freedom) * deviation / math.sqrt(rounds)
 
 
+def pair_half_width(deviation: float, rounds: int, confidence: float = CONFIDENCE) -> float:
+    """The half-width that :func:`all_pairs_half_width` will give two candidates after ``rounds``.
+
+    deviation: the SD of a launch's residual.
+    """
+    if rounds < ENOUGH or not math.isfinite(deviation):
+        return math.inf
+    return _studentized_range(confidence, 2, rounds - 1) * deviation / math.sqrt(rounds)
+
+
 def verdict(difference: float, half_width: float, margin: float) -> Verdict:
     """Judge a log-ratio (ours over theirs, of time) by its interval and the margin (a log-ratio).
 

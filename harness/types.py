@@ -145,6 +145,13 @@ class Candidate:
         return "/".join(part for part in parts if part)
 
     @property
+    def label(self) -> str:
+        """How people name it: backend, precision, and the recipe where that tells something."""
+        plain = self.recipe in ("source", "dynamic", str(self.precision))
+        name = f"{self.backend} {self.precision}"
+        return name if plain else f"{name} ({self.recipe})"
+
+    @property
     def engine_key(self) -> tuple[str, str, str, str]:
         """What the candidate's engine depends on; settings are applied when it is opened."""
         return (self.backend, str(self.precision), self.recipe, self.device)

@@ -187,7 +187,9 @@ def test_tool_versions_are_those_installed() -> None:
 
 
 @pytest.mark.parametrize("model", BUILDERS)
-@pytest.mark.parametrize(("name", "least"), [("fp16", 0.9999), ("qdq", 0.97), ("qdq-all", 0.97), ("dynamic", 0.97)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("fp16", 0.9999), ("qdq", 0.97), ("qdq-all", 0.97), ("dynamic", 0.97)]
+)
 def test_variants_are_valid_and_agree(model: str, name: str, least: float, tmp_path: Path) -> None:
     source = write(BUILDERS[model](), tmp_path / "source")
     out = tmp_path / "variant" / "out.onnx"

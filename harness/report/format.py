@@ -13,11 +13,13 @@ from harness.stats import Interval
 NONE = "-"
 """What stands where nothing was measured."""
 
+_KILO = 1e3
+_TWO_DECIMALS = (0.1, 10.0)
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def clean(text: object) -> str:
-    """Text from elsewhere (a runtime's error, a file's name) without terminal control characters."""
+    """Text from elsewhere (a runtime's error, a file's name) without control characters."""
     return _CONTROL.sub("", str(text)).replace("\t", " ")
 
 
@@ -53,9 +55,9 @@ def size(value_bytes: float | None) -> str:
     """Bytes as ``62.1 KB`` (10^3) or ``8.80 MB`` (10^6); whole bytes below that."""
     if value_bytes is None:
         return NONE
-    if value_bytes < 999.5:
+    if value_bytes < _KILO:
         return f"{value_bytes:.0f} B"
-    return _scaled(value_bytes, (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)))
+    return _scaled(value_bytes, (("GB", 1e9), ("MB", 1e6), ("KB", _KILO)))
 
 
 def rate(value_per_s: float | None) -> str:
@@ -65,7 +67,8 @@ def rate(value_per_s: float | None) -> str:
 
 def factor(value: float) -> str:
     """A ratio's number: two decimals between 0.1 and 10, else three significant digits."""
-    return f"{value:.2f}" if 0.0995 <= value < 9.995 else three(value)
+    low, high = _TWO_DECIMALS
+    return f"{value:.2f}" if low <= value < high else three(value)
 
 
 def ratio(value: float | None) -> str:
@@ -78,7 +81,7 @@ def between(interval: Interval | None) -> str:
     if interval is None:
         return NONE
     if not math.isfinite(interval.high):
-        return "no interval yet"
+        return "no interval"
     return f"{factor(interval.low)} to {factor(interval.high)}"
 
 
@@ -90,22 +93,23 @@ def half_width(interval: Interval | None) -> str:
     return f"±{percent(width)}" if math.isfinite(width) else "±?"
 
 
+def _brief(value: float) -> str:
+    """Two significant digits, no more than two decimals: ``12``, ``5.6``, ``0.14``, ``0``."""
+    rounded = float(f"{value:.2g}")
+    if rounded == 0:
+        return "0"
+    decimals = 1 - math.floor(math.log10(abs(rounded)))
+    return f"{value:,.{min(2, max(0, decimals))}f}"
+
+
 def percent(share: float | None) -> str:
-    """A share as ``27 %``, ``0.9 %``, ``0.04 %``: two digits, and no more than two decimals."""
-    if share is None:
-        return NONE
-    value = share * 100
-    if abs(value) >= 9.95:
-        return f"{value:,.0f} %"
-    return f"{value:.1f} %" if abs(value) >= 0.095 or value == 0 else f"{value:.2f} %"
+    """A share as ``27 %``, ``0.9 %`` or ``0.04 %``."""
+    return NONE if share is None else f"{_brief(share * 100)} %"
 
 
 def points(share: float) -> str:
     """A difference of shares in percentage points, without the word: ``0.14``, ``5.6``, ``12``."""
-    value = share * 100
-    if abs(value) >= 9.95:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 0.995 or abs(value) < 0.005 else f"{value:.2f}"
+    return _brief(share * 100)
 
 
 def score(value: float | None, *, share: bool) -> str:

@@ -36,7 +36,7 @@ _LEVEL: dict[str, Literal["good", "fair", "poor"]] = {
 
 @dataclass(frozen=True)
 class Note:
-    """One remark. level: ``good``, ``fair`` (read on), ``poor`` (it limits the claims), ``info``."""
+    """One remark. level: ``good``, ``fair``, ``poor`` (it limits the claims) or ``info``."""
 
     level: Literal["good", "fair", "poor", "info"]
     title: str

@@ -83,32 +83,31 @@ def speed_text(report: Report, summary: Summary) -> str | None:
     if compared is None or not {ours, theirs} <= set(compared.logs):
         return None
     speed, other = compared.ratio(ours, theirs), report.name(baseline)
+    value, bounds = fmt.ratio(speed.value), f"95 % {fmt.between(speed)}"
     if not math.isfinite(speed.high):
-        return f"{fmt.ratio(speed.value)} the speed of {other} (too few rounds for an interval)"
-    bounds = f"95 % {fmt.between(speed)}"
-    match compared.verdict(ours, theirs):
-        case Verdict.FASTER:
-            return f"{fmt.ratio(speed.value)} faster than {other} ({bounds})"
-        case Verdict.SLOWER:
-            return f"{fmt.ratio(speed.value)} the speed of {other} ({bounds})"
-        case Verdict.TIED:
-            return f"as fast as {other} ({fmt.ratio(speed.value)}, {bounds})"
-    return f"not told apart from {other} ({fmt.ratio(speed.value)}, {bounds})"
+        return f"{value} the speed of {other} (too few rounds for an interval)"
+    sayings = {
+        Verdict.FASTER: f"{value} faster than {other} ({bounds})",
+        Verdict.SLOWER: f"{value} the speed of {other} ({bounds})",
+        Verdict.TIED: f"as fast as {other} ({value}, {bounds})",
+        Verdict.UNRESOLVED: f"not told apart from {other} ({value}, {bounds})",
+    }
+    return sayings[compared.verdict(ours, theirs)]
 
 
 def drop_value(report: Report, value: float) -> str:
     """A drop's size with its unit: percentage points for shares, else the metric's own."""
     if not report.metric.share:
         return fmt.three(value)
-    text = fmt.points(value)
-    return f"{text} point" if text in ("1.0", "1") else f"{text} points"
+    return f"{fmt.points(value)} points"
 
 
 def limit_value(report: Report, limit: float) -> str:
     """A limit of the drop, as the user gave it."""
     if not report.metric.share:
         return f"{limit:g}"
-    return f"{limit * 100:g} point{'' if limit == 0.01 else 's'}"
+    text = f"{limit * 100:g}"
+    return f"{text} point" if text == "1" else f"{text} points"
 
 
 def change_text(report: Report, drop: Drop | None) -> str:
