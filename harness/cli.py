@@ -19,8 +19,12 @@ from harness.errors import EnginePickError, InputError, Problem
 from harness.types import Precision
 
 if TYPE_CHECKING:
+    from harness.plan import Known
     from harness.report import Report
+    from harness.setup import Home
     from harness.store import Results
+
+MOST_ROUNDS = 20  # of a self-test, for its progress
 
 EXIT_GATE, EXIT_INPUT, EXIT_FAULT, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -270,6 +274,47 @@ def cache(
     _print(views.cache_view(kept, kept.entries()))
 
 
+@app.command()
+def selftest(
+    *,
+    budget: Annotated[str, typer.Option(help='Longest time, such as "2m".')] = "2m",
+    backend: Annotated[str, typer.Option(help="The backend to run.")] = "onnxruntime",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what differences this host can resolve: equal engines and known slow-downs."""
+    from rich.console import Console
+
+    from harness import views
+    from harness.config import parse_duration
+    from harness.host import probe_host
+    from harness.progress import Progress
+    from harness.run import Event
+    from harness.selftest import selftest as run_selftest
+
+    try:
+        budget_s = parse_duration(budget)
+    except ValueError as error:
+        raise InputError([Problem("--budget", str(error))]) from None
+    known, home = _usable(backend)
+    isa = frozenset(probe_host().cpu.isa)
+    with Progress(Console(stderr=True), quiet=quiet) as progress:
+        found = run_selftest(
+            backend,
+            home,
+            known.probe,
+            budget_s=budget_s,
+            isa=isa,
+            show=lambda done, text: progress(Event("measure", done, MOST_ROUNDS, text)),
+        )
+    if as_json:
+        _print_json(views.selftest_data(found))
+    else:
+        _print(views.selftest_view(found))
+    if not found.passed:
+        raise typer.Exit(EXIT_GATE)
+
+
 # -- the steps -------------------------------------------------------------------------------------
 
 
@@ -318,6 +363,18 @@ def _resume(
     with Progress(Console(stderr=True), quiet=quiet) as progress:
         results = run.resume(run_id, out, config.load_lab(devices_file), Cache(), progress)
     _show(results, as_json=as_json)
+
+
+def _usable(backend: str) -> tuple[Known, Home]:
+    """A backend that runs here. Raises InputError for one that doesn't."""
+    from harness import prepare, registry
+
+    registry.location(backend)
+    home = prepare.find_home(backend, {})
+    known = prepare.find_backend(backend, home)
+    if home is None or known.probe.problem is not None:
+        raise InputError([Problem("--backend", str(known.probe.problem), known.probe.fix)])
+    return known, home
 
 
 def _refuse_beside_resume(given: Mapping[str, object], *, dry_run: bool) -> None:

@@ -106,7 +106,7 @@ def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
     checked = _check(config, spool, problems)
     if problems:
         raise InputError(problems)
-    homes = {name: _home(name, config.python) for name in names}
+    homes = {name: find_home(name, config.python) for name in names}
     knowns = tuple(find_backend(name, homes.get(name)) for name in names)
     prepared = Prepared(
         config=config,
@@ -173,7 +173,8 @@ def _chosen_backends(config: SweepConfig) -> tuple[list[str], list[Problem]]:
     return list(dict.fromkeys(config.backends)), problems
 
 
-def _home(name: str, python: Mapping[str, str]) -> Home | None:
+def find_home(name: str, python: Mapping[str, str]) -> Home | None:
+    """Where a backend's workers live; None for a plug-in that can't be located."""
     try:
         place = registry.location(name)
     except EnginePickError:
@@ -204,7 +205,7 @@ def ask_probe(name: str, home: Home) -> Probe:
 
 def find_backends(names: Iterable[str], python: Mapping[str, str]) -> tuple[Known, ...]:
     """Every one of these, usable or not."""
-    return tuple(find_backend(name, _home(name, python)) for name in names)
+    return tuple(find_backend(name, find_home(name, python)) for name in names)
 
 
 def _check(config: SweepConfig, spool: Path, problems: list[Problem]) -> Any:

@@ -57,9 +57,9 @@ class Rules:
 class Entrant:
     """A candidate that may be launched.
 
-    fixed: the file with its accuracy pass's output on the fixed sample; empty: none to compare. need_bytes: the memory of
-    one of its processes. control: a second, hidden launch of the same candidate, which shows what
-    differences this host makes of nothing.
+    fixed: the file with its accuracy pass's output on the fixed sample; empty: none to compare.
+    need_bytes: the memory of one of its processes. control: a second, hidden launch of the same
+    candidate, which shows what differences this host makes of nothing.
     """
 
     candidate: Candidate

@@ -22,6 +22,7 @@ from harness.build import Builder
 from harness.cache import Cache
 from harness.errors import EnginePickError
 from harness.evidence import MARGIN, SPENT, Evidence, final_looks
+from harness.hostlock import only_one
 from harness.noise import Tier, tier
 from harness.record import LaunchRecord
 from harness.runner import Entrant, Rules, Runner, free_memory_bytes
@@ -100,6 +101,7 @@ def selftest(
     backend: str,
     home: Home,
     probe: Probe,
+    *,
     budget_s: float,
     isa: frozenset[str] = frozenset(),
     show: Callable[[int, str], None] = lambda *_: None,
@@ -121,11 +123,12 @@ def selftest(
             _entrant(setup, cache, backend, path, layers) for layers, path in chains.items()
         ]
         base = entrants[0].candidate.id
-        with _Kept(folder / "launches.jsonl") as store:
+        with only_one("selftest"), _Kept(folder / "launches.jsonl") as store:
             rng = random.Random(0)
-            turn = lambda name, doing: show(len(took), f"{name}: {doing}")  # noqa: E731 - one line
-            runner = Runner(setup, Rules(), store, rng, turn)
             took: list[float] = []
+            runner = Runner(
+                setup, Rules(), store, rng, lambda *doing: show(len(took), ": ".join(doing))
+            )
             everyone = [*entrants, replace(entrants[0], control=True)]
             while len(took) < SPENT[-1].rounds:
                 if took and monotonic() - began + max(took) > budget_s:
@@ -134,7 +137,7 @@ def selftest(
                 if runner.round(len(took), everyone, free_memory_bytes()):
                     raise EnginePickError(_first_fault(store.launches))
                 took.append(monotonic() - start)
-        return _conclude(backend, store.launches, base, len(took), monotonic() - began, sum(took))
+        return _conclude(backend, store.launches, base, monotonic() - began, took)
 
 
 def write_chain(path: Path, layers: int) -> None:
@@ -198,10 +201,10 @@ def _conclude(
     backend: str,
     launches: list[LaunchRecord],
     base: str,
-    rounds: int,
     elapsed_s: float,
-    measuring_s: float,
+    took: list[float],
 ) -> SelfTest:
+    rounds = len(took)
     logs: dict[str, dict[int, float]] = {}
     for each in launches:
         value = launch_value(each, RANKED)
@@ -223,7 +226,7 @@ def _conclude(
         )
         for extra in EXTRA_LAYERS
     )
-    per_launch_s = measuring_s / max(1, rounds) / len(logs)
+    per_launch_s = sum(took) / rounds / len(logs)
     return SelfTest(
         backend=backend,
         rounds=rounds,

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Self
 
 import numpy as np
 
@@ -200,7 +200,7 @@ class Store:
             if stream is not None and not stream.closed:
                 stream.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -5,7 +5,9 @@ Values in, rich renderables or JSON-able data out; nothing here prints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,11 +18,16 @@ from rich.text import Text
 from harness import wire
 from harness.cache import Cache, Entry
 from harness.host import Host, advice
+from harness.noise import Tier
 from harness.plan import Known
 from harness.prepare import Prepared
+from harness.selftest import SelfTest
 
 BUILD_S = {True: 12.0, False: 2.0}
 """Rough seconds of a build with and without calibration, for the estimate before any is known."""
+MARGIN = 0.02
+"""Smaller differences are ties."""
+
 ROUNDS = 6
 """Rough number of launches that a decision takes."""
 LAUNCH_S = 1.2
@@ -219,6 +226,75 @@ def plan_data(prepared: Prepared) -> dict[str, Any]:
         "estimated_seconds": seconds,
         "estimated_bytes": size,
     }
+
+
+def selftest_view(found: SelfTest) -> RenderableType:
+    """``enginepick selftest``: what this host can resolve, in plain words."""
+    head = _grid()
+    head.add_row("Backend", f"{found.backend}, {found.rounds} rounds in {found.elapsed_s:.0f} s")
+    head.add_row("In short", summary_of(found))
+    if found.control is not None:
+        away = (found.control.value - 1) * 100
+        head.add_row("Equal engines", f"{found.control_verdict}: {away:+.2f} % apart")
+    head.add_row("Host", HOST_WORDS[found.tier])
+    trials = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("Slow-down of real work", "Measured", "95 %", "Verdict"):
+        trials.add_column(name)
+    for trial in found.trials:
+        ratio = trial.ratio
+        bounds = "no interval yet"
+        if ratio.high < float("inf"):
+            bounds = f"{(ratio.low - 1) * 100:+.1f} to {(ratio.high - 1) * 100:+.1f} %"
+        truth = f"{(trial.true_ratio - 1) * 100:+.0f} % ({trial.name})"
+        trials.add_row(truth, f"{(ratio.value - 1) * 100:+.1f} %", bounds, trial.verdict)
+    gaps = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("A difference of", "is decided in", "per pair of candidates"):
+        gaps.add_column(name)
+    for each in found.resolutions:
+        rounds = f"{each.rounds} rounds" if each.rounds else "more than 20 rounds"
+        seconds = f"about {each.seconds:.0f} s" if each.seconds is not None else "-"
+        gaps.add_row(f"{each.gap * 100:g} %", rounds, seconds)
+    return Group(head, Text(), trials, Text(), gaps)
+
+
+HOST_WORDS = {
+    Tier.GREEN: "green: threads hardly wait for a CPU; absolute times can be claimed too",
+    Tier.AMBER: "amber: threads wait for a CPU now and then; claim medians and ratios, no tails",
+    Tier.RED: "red: threads often wait for a CPU; claim ratios only",
+}
+
+
+def summary_of(found: SelfTest) -> str:
+    """One sentence."""
+    if not found.passed:
+        return "equal or slower engines were called faster here: do not trust verdicts of this host"
+    able = [each for each in found.resolutions if each.seconds is not None and each.gap >= MARGIN]
+    if not able:
+        return "not even differences of 20 % can be decided here within 20 rounds"
+    least = able[0]
+    return (
+        f"differences of {least.gap * 100:g} % and more can be decided here in about"
+        f" {least.seconds:.0f} s each"
+    )
+
+
+def selftest_data(found: SelfTest) -> dict[str, Any]:
+    """``enginepick selftest --json``."""
+    return {
+        "schema": "enginepick-selftest/1",
+        "summary": summary_of(found),
+        "passed": found.passed,
+        **finite(asdict(found)),
+    }
+
+
+def finite(value: Any) -> Any:
+    """JSON has no infinity: None stands for "no bound yet"."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def cache_view(cache: Cache, entries: Sequence[Entry]) -> RenderableType:

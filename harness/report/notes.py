@@ -108,6 +108,8 @@ def _end(report: Report) -> Iterator[Note]:
 
 def _noise(report: Report) -> Iterator[Note]:
     measured = noise(report)
+    if not report.table:
+        return
     if measured.throttled:
         text = (
             f"the processor throttled {measured.throttled} times for heat during the rounds:"
@@ -115,9 +117,8 @@ def _noise(report: Report) -> Iterator[Note]:
         )
         yield Note("poor", "Heat", text)
     if measured.tier is None:
-        if report.table:
-            text = "unknown: this host doesn't tell how long threads waited for a CPU"
-            yield Note("fair", "Host noise", text)
+        text = "unknown: this host doesn't tell how long threads waited for a CPU"
+        yield Note("fair", "Host noise", text)
         return
     text = f"{measured.tier}, a {_HOST[measured.tier]} host: {_waited(measured)}"
     text += f"; {CLAIMS[measured.tier]}"
@@ -130,13 +131,9 @@ def _noise(report: Report) -> Iterator[Note]:
 def _waited(measured: Noise) -> str:
     """Who waited for whom, and how much."""
     parts = []
-    low, middle, spread = (
-        fmt.percent(each) for each in (measured.low, measured.median, measured.high)
-    )
-    if low != spread:
-        spread = f"{low} to {spread} (median {middle})"
     if measured.high is not None:
-        parts.append(f"ready threads waited for a CPU {spread} of the time")
+        most, middle = fmt.percent(measured.high), fmt.percent(measured.median)
+        parts.append(f"ready threads waited for a CPU at most {most} of the time (median {middle})")
     if measured.steal is not None and measured.steal >= NOTABLE_STEAL:
         parts.append(f"the hypervisor took up to {fmt.percent(measured.steal)} of a round")
     return ", ".join(parts) or "nothing was taken by the hypervisor"

@@ -10,7 +10,7 @@ from harness.recommend import Judgement
 from harness.report import format as fmt
 from harness.report import words
 from harness.report.notes import Note, notes
-from harness.report.value import Report
+from harness.report.value import AGREEMENT, Report
 
 PLACES = {
     "choice": "recommended",
@@ -94,7 +94,7 @@ def story(report: Report) -> Story:
         notes=notes(report),
         export=f"enginepick export {run.run_id}" if decided.choice else None,
         is_throughput=decided.objective == "throughput",
-        score_title="Accuracy" if report.metric.labelled else "Agreement",
+        score_title=report.metric.heading,
         baseline=report.name(baseline) if baseline else "fp32",
     )
 
@@ -119,7 +119,10 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     if decided.choice is not None and decided.certainty:
         yield "How sure", fmt.clean(decided.certainty)
     if decided.runner_up is not None:
-        yield "Runner-up", f"{report.name(decided.runner_up)}: {_short(report, decided.runner_up)}"
+        name = report.name(decided.runner_up)
+        is_base = report.is_baseline(decided.runner_up)
+        said = ", the baseline" if is_base else f": {_short(report, decided.runner_up)}"
+        yield "Runner-up", f"{name}{said}"
     baseline = report.analysis.baseline
     if baseline is not None:
         yield "Baseline", f"{report.name(baseline)}: {_short(report, baseline) or 'not measured'}"
@@ -128,7 +131,8 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     kind = "labelled" if data.labelled else "unlabelled"
     split = f"{data.validation_samples:,} {kind} samples of {fmt.clean(data.source)}"
     calibrated = f"; {data.calibration_samples:,} others to calibrate"
-    yield "Judged on", split + (calibrated if data.calibration_samples else "")
+    split += calibrated if data.calibration_samples else ""
+    yield "Judged on", split if report.metric.labelled else f"{split}; this is {AGREEMENT}"
     yield "Host", _host(report)
 
 

@@ -50,10 +50,19 @@ class MetricUse:
     @property
     def title(self) -> str:
         """What stands at an axis."""
-        order = "" if self.higher_is_better else ", lower is better"
+        name = clean(self.name)
         if not self.labelled:
-            return f"{AGREEMENT} ({clean(self.name)}{order})"
-        return f"accuracy ({clean(self.name)}{order})"
+            return f"{AGREEMENT} ({name})"
+        if self.share:
+            return f"accuracy ({name})"
+        return name if self.higher_is_better else f"{name} (lower is better)"
+
+    @property
+    def heading(self) -> str:
+        """What stands over a column."""
+        if not self.labelled:
+            return "Agreement"
+        return "Accuracy" if self.share else clean(self.name)
 
 
 @dataclass(frozen=True)
@@ -143,10 +152,11 @@ class Report:
 def _names(summaries: list[Summary]) -> list[str]:
     """Labels, with the device and the settings where the label alone isn't unique."""
     labels = [clean(s.label) for s in summaries]
-    labels = _distinguish(labels, (f"on {s.candidate.device}" for s in summaries))
+    labels = _distinguish(labels, (f" on {s.candidate.device}" for s in summaries))
     plain = _common([s.candidate for s in summaries])
-    labels = _distinguish(labels, (_settings(s.candidate.settings, plain) for s in summaries))
-    return _distinguish(labels, (s.candidate.id for s in summaries))
+    settings = (_settings(s.candidate.settings, plain) for s in summaries)
+    labels = _distinguish(labels, (f", {each}" for each in settings))
+    return _distinguish(labels, (f" {s.candidate.id}" for s in summaries))
 
 
 def _distinguish(labels: list[str], more: Iterable[str]) -> list[str]:
@@ -157,7 +167,7 @@ def _distinguish(labels: list[str], more: Iterable[str]) -> list[str]:
         label: {e for la, e in zip(labels, extras, strict=True) if la == label} for label in seen
     }
     return [
-        f"{label} {extra}".rstrip() if seen[label] > 1 and len(told[label]) > 1 else label
+        f"{label}{extra}" if seen[label] > 1 and len(told[label]) > 1 else label
         for label, extra in zip(labels, extras, strict=True)
     ]
 

@@ -78,7 +78,7 @@ def speed_text(report: Report, summary: Summary) -> str | None:
     """Its speed against the baseline, with the verdict and the interval; None where unknown."""
     baseline, compared = report.analysis.baseline, report.compared
     if baseline is None or report.is_baseline(summary):
-        return "this is the fp32 baseline" if baseline else None
+        return "the fp32 baseline itself" if baseline else None
     ours, theirs = summary.candidate.id, baseline.candidate.id
     if compared is None or not {ours, theirs} <= set(compared.logs):
         return None
@@ -97,9 +97,7 @@ def speed_text(report: Report, summary: Summary) -> str | None:
 
 def drop_value(report: Report, value: float) -> str:
     """A drop's size with its unit: percentage points for shares, else the metric's own."""
-    if not report.metric.share:
-        return fmt.three(value)
-    return f"{fmt.points(value)} points"
+    return f"{fmt.points(value)} points" if report.metric.share else f"{value:.2g}"
 
 
 def limit_value(report: Report, limit: float) -> str:
@@ -111,12 +109,13 @@ def limit_value(report: Report, limit: float) -> str:
 
 
 def change_text(report: Report, drop: Drop | None) -> str:
-    """``drop 0.17 points``, ``gain 0.3 points``, ``no drop``."""
+    """``drop 0.17 points``, ``gain 0.3 points``, ``no drop``; ``worse by 0.002`` for errors."""
     if drop is None:
         return "drop unknown"
     if drop.value == 0:
         return "no drop"
-    word = "drop" if drop.value > 0 else "gain"
+    worse, better = ("drop", "gain") if report.metric.share else ("worse by", "better by")
+    word = worse if drop.value > 0 else better
     return f"{word} {drop_value(report, abs(drop.value))}"
 
 
@@ -188,7 +187,11 @@ def limits_text(report: Report) -> str:
     parts = [wanted[report.recommendation.objective]]
     if limits.max_accuracy_drop is not None:
         drop = limit_value(report, limits.max_accuracy_drop)
-        parts.append(f"{report.metric.noun} drop at most {drop}")
+        noun = report.metric.noun
+        less = (
+            f"at most {drop} less {noun}" if report.metric.share else f"{noun} at most {drop} worse"
+        )
+        parts.append(less)
     if limits.max_latency_ns is not None:
         parts.append(f"latency at most {fmt.duration(limits.max_latency_ns)}")
     if limits.max_memory_bytes is not None:
