@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from backends.ort import BACKEND
 
+from backends.ort import BACKEND
 from harness.backend import BuildRequest
 from harness.measure import slices
 from harness.types import Precision, Settings

@@ -20,24 +20,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.analyse import Analysis, analyse
+    from harness.analysis import Analysis, analyse
     from harness.config import SweepConfig, load_lab, load_sweep
-    from harness.recommend import Limits, Recommendation, recommend
+    from harness.recommendation import Limits, Recommendation, recommend
     from harness.run import sweep
     from harness.store import Results
     from harness.store import read as load_results
 
 _HOMES = {
-    "Analysis": ("harness.analyse", "Analysis"),
-    "Limits": ("harness.recommend", "Limits"),
-    "Recommendation": ("harness.recommend", "Recommendation"),
+    "Analysis": ("harness.analysis", "Analysis"),
+    "Limits": ("harness.recommendation", "Limits"),
+    "Recommendation": ("harness.recommendation", "Recommendation"),
     "Results": ("harness.store", "Results"),
     "SweepConfig": ("harness.config", "SweepConfig"),
-    "analyse": ("harness.analyse", "analyse"),
+    "analyse": ("harness.analysis", "analyse"),
     "load_lab": ("harness.config", "load_lab"),
     "load_results": ("harness.store", "read"),
     "load_sweep": ("harness.config", "load_sweep"),
-    "recommend": ("harness.recommend", "recommend"),
+    "recommend": ("harness.recommendation", "recommend"),
     "sweep": ("harness.run", "sweep"),
 }
 

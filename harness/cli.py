@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from harness.setup import Home
     from harness.store import Results
 
+DEMO_BUDGET = "2m"  # the decision takes less on a quiet host
 MOST_ROUNDS = 20  # of a self-test, for its progress
 
 EXIT_GATE, EXIT_INPUT, EXIT_FAULT, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -90,7 +91,8 @@ def demo(
     """Sweep the built-in digits model on this host, end to end."""
     folder = Path(__file__).parent / "demo"
     files = {"model": str(folder / "digits.onnx"), "data": str(folder / "digits.npz")}
-    _sweep({**files, "out": str(out)}, as_json=as_json, quiet=quiet)
+    wishes = {**files, "out": str(out), "budget": DEMO_BUDGET}
+    _sweep(wishes, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -407,9 +409,9 @@ def _show(results: Results, *, as_json: bool) -> None:
 
 def _report(results: Results, given: Mapping[str, object], objective: Objective | None) -> Report:
     """Analyse and decide: the run's own constraints, changed by what is given."""
-    from harness.analyse import analyse
+    from harness.analysis import analyse
     from harness.config import SweepConfig, load_sweep
-    from harness.recommend import Limits, recommend
+    from harness.recommendation import Limits, recommend
     from harness.report import Report
 
     config = SweepConfig.from_dict(results.run.config, f"{results.path.name}: config")

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from harness.analyse import Summary, engine_key
+from harness.analysis import Summary, engine_key
 from harness.build import OWN_FILES
 from harness.cache import Cache
 from harness.errors import InputError, Problem

@@ -1,7 +1,7 @@
 """The records: what is kept of a run, one JSON line each, immutable and versioned.
 
 A run's file begins with its :class:`RunRecord`; every build, accuracy pass and launch adds one
-line, whatever its outcome. Statistics are derived by :mod:`harness.analyse`, never stored: a
+line, whatever its outcome. Statistics are derived by :mod:`harness.analysis`, never stored: a
 launch keeps its raw durations in a binary sidecar (:class:`Block`) and its slices' quantiles here.
 None means "not measured".
 """

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Literal
 
-from harness.analyse import Analysis, analyse, launch_value
+from harness.analysis import Analysis, analyse, launch_value
 from harness.config import SweepConfig
 from harness.evidence import SPENT, plan_looks
 from harness.noise import between, clock_hz, read_counters
-from harness.recommend import Limits, check_limits
+from harness.recommendation import Limits, check_limits
 from harness.record import DropRecord, RoundRecord
 from harness.runner import Entrant, Rules, Runner, free_memory_bytes
 from harness.schedule import (

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from harness.analyse import engine_key
+from harness.analysis import engine_key
 from harness.build import Builder
 from harness.cache import Cache
 from harness.config import Lab, SweepConfig, load_lab

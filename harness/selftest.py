@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from harness import datasets, jobs
-from harness.analyse import RANKED, launch_value
+from harness.analysis import RANKED, launch_value
 from harness.build import Builder
 from harness.cache import Cache
 from harness.errors import EnginePickError

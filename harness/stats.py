@@ -179,11 +179,10 @@ def _project(rates: tuple[float, float], samples: int) -> float:
 def paired_drop(reference: Array, candidate: Array, *, higher_is_better: bool = True) -> Drop:
     """Compare per-sample scores [n] of one metric on the same samples.
 
-    Scores of 0 and 1 are compared by discordant pairs. Others by Student's t on their differences;
-    while fewer than 10 samples differ, a t interval knows nothing of those to come, and the bound
-    is that of the part of the samples that is worse times the most that a sample can lose (the
-    scores' range, at least 1 for scores within 0 and 1). Raises ValueError if the two aren't of one
-    length, or empty.
+    Scores of 0 and 1 are compared by discordant pairs, others by Student's t on their differences.
+    While fewer than 10 samples differ, a t interval knows nothing of those to come; the bound is
+    then Hoeffding's (1963, theorem 1) for the mean loss of scores within their range. Raises
+    ValueError if the two aren't of one length, or empty.
     """
     if reference.shape != candidate.shape or reference.size == 0:
         raise ValueError(f"scores of {reference.size} and {candidate.size} samples")
@@ -195,18 +194,38 @@ def paired_drop(reference: Array, candidate: Array, *, higher_is_better: bool = 
         return binary_drop(losses, gains, reference.size)
     worse = (reference - candidate) if higher_is_better else (candidate - reference)
     mean = float(worse.mean())
-    differing = int(np.count_nonzero(worse))
-    if differing < EXACT_BELOW:
-        both = np.concatenate([reference, candidate])
-        most = float(np.ptp(both))
-        if both.min() >= 0 and both.max() <= 1:
-            most = 1.0
-        samples = reference.size
-        high = most * _exact_upper(int((worse > 0).sum()), samples)
-        low = -most * _exact_upper(int((worse < 0).sum()), samples)
-        return Drop(mean, min(low, mean), max(high, mean), samples)
+    if np.count_nonzero(worse) < EXACT_BELOW:
+        most = _range(np.concatenate([reference, candidate]))
+        high = most * bounded_mean_upper(float(np.maximum(worse, 0).mean()) / most, worse.size)
+        low = -most * bounded_mean_upper(float(np.maximum(-worse, 0).mean()) / most, worse.size)
+        return Drop(mean, low, high, worse.size)
     half = _t_half_width(worse, 2 * CONFIDENCE - 1)  # two-sided 90 % = one-sided 95 %
-    return Drop(mean, mean - half, mean + half, reference.size)
+    return Drop(mean, mean - half, mean + half, worse.size)
+
+
+def _range(scores: Array) -> float:
+    """What a sample can lose at most: 1 for scores within 0 and 1, else the range seen."""
+    if scores.min() >= 0 and scores.max() <= 1:
+        return 1.0
+    return float(np.ptp(scores)) or 1.0
+
+
+def bounded_mean_upper(mean: float, samples: int, confidence: float = CONFIDENCE) -> float:
+    """The upper bound of the mean of values within 0 and 1: samples x KL(mean, bound) = ln 1/alpha.
+
+    With a mean of 0 it is Clopper and Pearson's for no event.
+    """
+    budget = math.log(1 / (1 - confidence)) / samples
+
+    def excess(bound: float) -> float:
+        kept = mean * math.log(mean / bound) if mean > 0 else 0.0
+        lost = (1 - mean) * math.log((1 - mean) / (1 - bound)) if mean < 1 else 0.0
+        return kept + lost - budget
+
+    top = 1 - 1e-12
+    if mean >= top or excess(top) < 0:
+        return 1.0
+    return float(optimize.brentq(excess, max(mean, 1e-12), top))
 
 
 def _is_binary(scores: Array) -> bool:

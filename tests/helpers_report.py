@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.analyse import analyse
-from harness.recommend import Limits, Objective, recommend
+from harness.analysis import analyse
+from harness.recommendation import Limits, Objective, recommend
 from harness.record import (
     AccuracyRecord,
     Agreement,
@@ -71,6 +71,7 @@ class Cast:
     fix: str | None = None
     threads: int | None = 2
     dropped: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
     device: str = "cpu"
 
 
@@ -236,7 +237,7 @@ def _at(minutes: float) -> datetime:
 
 
 def _candidate(role: Cast, scenario: Scenario) -> Candidate:
-    settings = Settings(scenario, threads=role.threads)
+    settings = Settings(scenario, threads=role.threads, options=role.options)
     if scenario is Scenario.THROUGHPUT:
         settings = replace(settings, streams=2, in_flight=2, batch=8)
     return Candidate(role.backend, role.precision, role.recipe, role.device, settings)

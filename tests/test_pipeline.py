@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from pipeline import LAB, configure, run
 
-from harness.analyse import analyse
+from harness.analysis import analyse
 from harness.cache import Cache
 from harness.errors import InputError
-from harness.recommend import recommend
+from harness.recommendation import recommend
 from harness.run import resume, sweep
 from harness.store import read
 from harness.types import Stage, Status
@@ -59,7 +59,7 @@ def test_a_sweep_recommends_and_keeps_everything(tmp_path):
     decision = recommend(analysis)
     assert decision.choice is None  # 32 samples certify no drop of 1 %
     assert "more samples would certify" in decision.unknown[0]
-    from harness.recommend import Limits
+    from harness.recommendation import Limits
 
     assert recommend(analysis, Limits(max_accuracy_drop=0.2)).choice is not None
 
@@ -241,7 +241,9 @@ def test_workers_die_with_their_parent(tmp_path):
     start_and_stop(tmp_path, "measuring", signal.SIGKILL)
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        alive = subprocess.run(["pgrep", "-f", "harness.worker"], capture_output=True, text=True)
+        alive = subprocess.run(
+            ["pgrep", "-f", "harness.worker"], capture_output=True, text=True, check=False
+        )
         mine = [
             pid
             for pid in alive.stdout.split()

@@ -14,14 +14,14 @@ from harness.stats import Verdict
 ANY = Standing(possible=True, drop=0.0, memory_bytes=0.0, size_bytes=0.0)
 
 
-def session(seed, effects, rounds=20, sd=0.005, drift=0.02, looks=SPENT):
+def session(seed, effects, rounds=20, sd=0.005):
     """Evidence as the model says: round + candidate + residual, on the log."""
     rng = np.random.default_rng(seed)
     count = len(effects)
-    table = rng.normal(0, drift, (rounds, 1)) + rng.normal(0, sd, (rounds, count))
+    table = rng.normal(0, 0.02, (rounds, 1)) + rng.normal(0, sd, (rounds, count))
     table = table + np.asarray(effects)
     logs = {str(i): {n: float(table[n, i]) for n in range(rounds)} for i in range(count)}
-    return Evidence(logs, tuple(range(rounds)), looks, count)
+    return Evidence(logs, tuple(range(rounds)), SPENT, count)
 
 
 def test_the_looks_spend_five_percent_in_all():
@@ -61,7 +61,7 @@ def test_before_the_first_look_nothing_is_decided():
 
 
 def test_what_an_early_look_decided_stays_decided():
-    logs = {"a": {n: 0.0 for n in range(5)}, "b": {n: 0.5 for n in range(3)}}
+    logs = {"a": dict.fromkeys(range(5), 0.0), "b": dict.fromkeys(range(3), 0.5)}
     evidence = Evidence(logs, tuple(range(5)), SPENT, 2)
     assert evidence.verdict("a", "b") is Verdict.FASTER
     assert evidence.ids == ("a",)

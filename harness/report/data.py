@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from harness.recommend import Judgement
+from harness.recommendation import Judgement
 from harness.record import DataUse
 from harness.report import words
 from harness.report.notes import control, noise, notes
@@ -31,7 +31,8 @@ def frame(report: Report) -> pd.DataFrame:
     import pandas as pd
 
     rows = [_flat(report, each) for each in _ordered(report)]
-    return pd.DataFrame(rows, columns=list(_COLUMNS))
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+    return table.astype(dict.fromkeys(_NUMBERS, "float64"))  # also where nothing was measured
 
 
 def to_csv(report: Report) -> str:
@@ -262,6 +263,12 @@ def _executed(judgement: Judgement) -> dict[str, Any] | None:
 
 # -- the table -------------------------------------------------------------------------------------
 
+_NUMBERS = (
+    *("latency_ns", "latency_low_ns", "latency_high_ns", "p10_ns", "p50_ns", "p90_ns"),
+    *("run_only_ns", "throughput_per_s", "speedup", "speedup_low", "speedup_high"),
+    *("accuracy", "drop", "drop_low", "drop_high", "cosine", "sqnr_db"),
+    *("memory_bytes", "size_bytes", "build_ns", "open_ns", "first_ns", "run_delay"),
+)
 _COLUMNS = (
     *("run", "target", "model", "candidate", "backend", "precision", "recipe", "device"),
     *("settings", "place", "status", "reason", "dropped", "launches"),

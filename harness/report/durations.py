@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analyse import RANKED, Summary
+from harness.analysis import RANKED, Summary
 from harness.errors import StoreError
 from harness.record import LaunchRecord
 from harness.report.value import Report

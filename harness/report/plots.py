@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.analyse import Summary
+from harness.analysis import Summary
 from harness.report import format as fmt
 from harness.report import style
 from harness.report.durations import PERCENTILES, durations
@@ -27,6 +27,8 @@ NARROW = 54
 MARKER_PT, RING_PT = 9.0, 18.0
 NEAR_PT = 18.0
 """A number farther from its point than this gets a line to it."""
+FAR = 0.02
+"""A limit is shown even where all points agree, if it is no farther from them than this."""
 LOG_FROM = 3.0
 """A latency axis is logarithmic when its largest value is this many times its smallest."""
 
@@ -165,7 +167,7 @@ def _limit(report: Report, axes: Axes, shown: Sequence[Summary]) -> list[Any]:
         baseline.accuracy - limit if report.metric.higher_is_better else baseline.accuracy + limit
     )
     scores = [_score(s) for s in shown]
-    span = max(max(scores) - min(scores), limit)
+    span = max(2 * (max(scores) - min(scores)), FAR if report.metric.share else 0.0)
     if not min(scores) - span <= level <= max(scores) + span:
         return []
     label = f"limit: drop of {limit_value(report, limit)}"
@@ -238,7 +240,7 @@ def latency_distribution(report: Report) -> Figure:
     ids = sorted(spread.values, key=lambda each: spread.values[each][PERCENTILES.index(50)])
     figure = style.new_figure(style.rows_height(report, ids) + 0.5)
     axes = figure.add_subplot()
-    axes.set_title(heading)
+    style.head(figure, heading)
     unit, scale = style.time_unit([spread.values[each][2] for each in ids])
     colours, handles = style.colours(report), {}
     for row, each in enumerate(ids):
@@ -277,7 +279,7 @@ def speedup(report: Report) -> Figure:
     ids = [s.candidate.id for s in rows]
     figure = style.new_figure(style.rows_height(report, ids) + 0.3)
     axes = figure.add_subplot()
-    axes.set_title(heading)
+    style.head(figure, heading)
     margin = math.exp(compared.margin)
     band = axes.axvspan(1 / margin, margin, color=style.GRID, zorder=0)
     axes.axvline(1, color=style.FAINT, lw=1)
@@ -328,7 +330,7 @@ def memory(report: Report) -> Figure:
     ids = [s.candidate.id for s in rows]
     figure = style.new_figure(style.rows_height(report, ids))
     left, right = figure.subplots(1, 2, sharey=True)
-    figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    style.head(figure, heading)
     colours = [style.colours(report)[s.candidate.backend] for s in rows]
     _bars(
         left, [s.memory_bytes for s in rows], colours, "peak memory, without the runtime's import"

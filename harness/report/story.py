@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from harness.analyse import Summary
-from harness.recommend import Judgement
+from harness.analysis import Summary
+from harness.recommendation import Judgement
 from harness.report import format as fmt
 from harness.report import words
 from harness.report.notes import Note, notes

@@ -80,8 +80,8 @@ def new_figure(height_in: float) -> Figure:
 def empty_figure(title: str, why: str) -> Figure:
     """A plot that says that there is nothing to show."""
     figure = new_figure(2.2)
+    head(figure, title)
     axes = figure.add_subplot()
-    axes.set_title(title)
     axes.set_axis_off()
     axes.text(0.5, 0.5, why, ha="center", va="center", color=FAINT, transform=axes.transAxes)
     return figure
@@ -111,6 +111,11 @@ def wrapped(number: int, name: str) -> str:
     """A numbered name in lines that fit beside a plot."""
     lines = textwrap.wrap(name, NAME_WIDTH, break_long_words=True) or [""]
     return "\n".join([f"{number}  {lines[0]}", *(f"     {line}" for line in lines[1:])])
+
+
+def head(figure: Figure, heading: str) -> None:
+    """A title over the whole width: beside long names an axis has no room for one."""
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
 
 
 def row_axis(report: Report, axes: Axes, ids: Sequence[str]) -> None:

@@ -133,7 +133,7 @@ def _candidates(told: Story, console: Console) -> Table:
     columns = _columns(told, console)
     one_line = console.width >= ONE_LINE_FROM
     table = Table(
-        box=box.SIMPLE_HEAD,
+        box=None if console.options.ascii_only else box.SIMPLE_HEAD,
         header_style="bold",
         pad_edge=False,
         padding=(0, 1, 0, 0),

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.analyse import Analysis, Summary
+from harness.analysis import Analysis, Summary
 from harness.evidence import Evidence
-from harness.recommend import Judgement, Recommendation
+from harness.recommendation import Judgement, Recommendation
 from harness.record import RunRecord
 from harness.report.format import clean
 from harness.store import Results

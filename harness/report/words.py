@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from harness.analyse import Summary
-from harness.recommend import Check, Judgement, Limits
+from harness.analysis import Summary
+from harness.recommendation import Check, Judgement, Limits
 from harness.report import format as fmt
 from harness.report.value import Report
 from harness.stats import Answer, Drop, Interval, Verdict

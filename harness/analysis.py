@@ -136,6 +136,7 @@ def _per_sample(slice_: Slice, timed: Iterable[str]) -> float | None:
 
 
 RANKED = ("end-to-end", "throughput")
+LEAST_LAUNCHES = 3
 
 
 def gather(
@@ -275,8 +276,12 @@ def _reason(fault: Any) -> str | None:
 
 
 def _interval(launches: Sequence[LaunchRecord], timed: Iterable[str]) -> Interval | None:
+    """Without bounds below three launches: two say nothing of a spread."""
     values = [launch_value(each, timed) for each in launches]
-    return geometric_interval(np.array([value for value in values if value is not None]))
+    found = geometric_interval(np.array([value for value in values if value is not None]))
+    if found is None or len(launches) >= LEAST_LAUNCHES:
+        return found
+    return Interval(found.value, 0.0, math.inf)
 
 
 def _quantiles(launches: Sequence[LaunchRecord]) -> tuple[float, float, float] | None:

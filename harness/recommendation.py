@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.analyse import Analysis, Summary
+from harness.analysis import Analysis, Summary
 from harness.evidence import Evidence
 from harness.stats import Answer, Interval, Verdict, judge_limit
 from harness.types import Precision, Scenario, Status
