@@ -34,6 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu]' --group dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps rapidocr==3.10.0
 	@touch $(STAMP)
 
 clean:

@@ -88,6 +88,12 @@ class Analysis:
         """The summary of that candidate."""
         return next((each for each in self.summaries if each.candidate.id == candidate_id), None)
 
+    def name(self, summary: Summary) -> str:
+        """Its label, with the settings where others have the same label."""
+        alike = sum(each.label == summary.label for each in self.summaries)
+        settings = summary.candidate.settings.label()
+        return f"{summary.label}, {settings}" if alike > 1 and settings else summary.label
+
     @property
     def baseline(self) -> Summary | None:
         """The fp32 that speed-ups and drops refer to."""
@@ -231,7 +237,7 @@ def _summarise(
         memory_bytes=_median(each.memory.net_bytes for each in own if each.memory),
         size_bytes=build.size_bytes if build else None,
         accuracy=judged.value if judged else None,
-        drop=_drop(judged, baseline, scores, results),
+        drop=_drop(candidate, judged, baseline, scores, results),
         agreement=judged.agreement if judged else None,
         executed=executed[0] if executed else None,
         deploy_code=next((each.deploy_code for each in launches if each.deploy_code), None),
@@ -272,7 +278,7 @@ def _reason(fault: Any) -> str | None:
     if fault is None:
         return None
     where = f"{fault.stage}: " if fault.stage else ""
-    return f"{where}{fault.reason}"
+    return f"{where}{fault.reason or 'no reason was given'}"
 
 
 def _interval(launches: Sequence[LaunchRecord], timed: Iterable[str]) -> Interval | None:
@@ -307,6 +313,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def _drop(
+    candidate: Candidate,
     judged: AccuracyRecord | None,
     baseline: str | None,
     scores: Mapping[str, Array],
@@ -314,6 +321,8 @@ def _drop(
 ) -> Drop | None:
     if judged is None or baseline is None or judged.candidate not in scores:
         return None
+    if candidate.id == baseline:  # by definition
+        return Drop(0.0, 0.0, 0.0, judged.samples)
     base = next((c for c in results.run.candidates if c.id == baseline), None)
     twin = _accuracy_of(base, results) if base else None
     if twin is None or twin.candidate not in scores:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.stats import Interval, Verdict, all_pairs_half_width, verdict
+from harness.stats import Interval, Verdict, half_widths, verdict
 
 Array = np.ndarray[Any, Any]
 
@@ -62,7 +62,13 @@ class _Seen:
     look: Look
     ids: tuple[str, ...]
     means: Array
-    half_width: float
+    half_widths: Array
+
+    def pair(self, ours: str, theirs: str) -> tuple[float, float]:
+        """The difference and its half-width."""
+        one, other = self.ids.index(ours), self.ids.index(theirs)
+        difference = float(self.means[one] - self.means[other])
+        return difference, float(self.half_widths[one, other])
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,8 @@ class Evidence:
         ids = self._in_all(numbers)
         table = np.array([[self.logs[name][n] for name in ids] for n in numbers])
         table = table.reshape(len(numbers), len(ids))
-        half = all_pairs_half_width(table, 1 - look.alpha, max(self.compared, len(ids)))
-        return _Seen(look, ids, table.mean(axis=0) if ids else np.empty(0), half)
+        widths = half_widths(table, 1 - look.alpha, max(self.compared, len(ids)))
+        return _Seen(look, ids, table.mean(axis=0) if ids else np.empty(0), widths)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -108,11 +114,6 @@ class Evidence:
         return tuple(
             name for name, values in self.logs.items() if all(n in values for n in numbers)
         )
-
-    @property
-    def half_width(self) -> float:
-        """Of the latest look, on the log; infinite before the first."""
-        return self.seen[-1].half_width if self.seen else math.inf
 
     def difference(self, ours: str, theirs: str) -> float:
         """The log-ratio of two times over the rounds that both were in; NaN if there are none."""
@@ -135,21 +136,19 @@ class Evidence:
     def _verdict(self, seen: _Seen, ours: str, theirs: str) -> Verdict:
         if ours not in seen.ids or theirs not in seen.ids:
             return Verdict.UNRESOLVED
-        difference = seen.means[seen.ids.index(ours)] - seen.means[seen.ids.index(theirs)]
-        return verdict(float(difference), seen.half_width, self.margin)
+        return verdict(*seen.pair(ours, theirs), self.margin)
 
     def ratio(self, ours: str, theirs: str) -> Interval:
         """Their time over ours (how many times faster ours is), by the latest look that has both.
 
         Before any look has both: the estimate alone, with an unbounded interval.
         """
+        if ours == theirs:
+            return Interval(1.0, 1.0, 1.0)
         for seen in reversed(self.seen):
             if ours in seen.ids and theirs in seen.ids:
-                index = seen.ids.index
-                difference = float(seen.means[index(ours)] - seen.means[index(theirs)])
-                if ours == theirs:
-                    return Interval(1.0, 1.0, 1.0)
-                return _interval(-difference, seen.half_width)
+                difference, half_width = seen.pair(ours, theirs)
+                return _interval(-difference, half_width)
         return _interval(-self.difference(ours, theirs), math.inf)
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from harness.analysis import Analysis, Summary
 from harness.evidence import Evidence
+from harness.noise import Tier, tier
 from harness.stats import Answer, Interval, Verdict, judge_limit
 from harness.types import Precision, Scenario, Status
 
@@ -133,7 +134,7 @@ def recommend(
         choice=choice,
         runner_up=runner_up,
         judgements=judgements,
-        certainty=_certainty(choice, tied, runner_up, compared, objective),
+        certainty=_certainty(analysis, choice, tied, runner_up, objective),
         unknown=_unknown(analysis, own, judgements, objective),
     )
 
@@ -176,7 +177,11 @@ def _check_latency(summary: Summary, limit_ns: float) -> Check:
         f"latency {value.value / 1e6:.4g} ms (95 % {value.low / 1e6:.4g} to"
         f" {value.high / 1e6:.4g}), limit {limit_ns / 1e6:g} ms"
     )
-    return Check("latency", judge_limit(value, limit_ns), text)
+    answer = judge_limit(value, limit_ns)
+    if answer is Answer.MEETS and tier(summary.run_delay) is Tier.RED:
+        text += "; this host is too busy to certify a time (threads often wait for a CPU)"
+        answer = Answer.UNRESOLVED
+    return Check("latency", answer, text)
 
 
 def _check_bytes(name: str, value: float | None, limit: float) -> Check:
@@ -291,17 +296,18 @@ def _percent(ratio: Interval) -> str:
 
 
 def _certainty(
+    analysis: Analysis,
     choice: Summary | None,
     tied: Sequence[Summary],
     runner_up: Summary | None,
-    compared: Evidence | None,
     objective: Objective,
 ) -> str:
     if choice is None:
         return "no candidate is certified to meet every constraint"
+    compared = analysis.comparisons.get(choice.candidate.settings.scenario)
     parts = []
     if len(tied) > 1:
-        names = ", ".join(s.label for s in tied if s is not choice)
+        names = ", ".join(analysis.name(s) for s in tied if s is not choice)
         parts.append(f"tied with {names}; chosen for less memory, then for the higher precision")
     timed = objective in ("latency", "throughput") and compared is not None
     if runner_up is not None and timed and compared is not None:
@@ -310,17 +316,18 @@ def _certainty(
         ratio = (
             _percent(compared.ratio(choice.candidate.id, runner_up.candidate.id)) if known else "?"
         )
+        other = analysis.name(runner_up)
         words = {
-            Verdict.FASTER: f"{ratio} faster than the runner-up, {runner_up.label}",
-            Verdict.SLOWER: f"{ratio} of the speed of the runner-up, {runner_up.label}",
-            Verdict.TIED: f"within the margin of the runner-up, {runner_up.label}",
-            Verdict.UNRESOLVED: f"not yet told apart from {runner_up.label}: {ratio}",
+            Verdict.FASTER: f"{ratio} faster than the runner-up, {other}",
+            Verdict.SLOWER: f"{ratio} of the speed of the runner-up, {other}",
+            Verdict.TIED: f"within the margin of the runner-up, {other}",
+            Verdict.UNRESOLVED: f"not yet told apart from {other}: {ratio}",
         }
         parts.append(words[against])
     elif runner_up is None and len(tied) == 1:
         parts.append("the only candidate that meets every constraint")
     if timed and compared is not None:
-        parts.append(f"{compared.rounds} rounds")
+        parts.append(f"{compared.rounds} round{'s' if compared.rounds != 1 else ''}")
     return "; ".join(parts)
 
 
@@ -341,15 +348,15 @@ def _unknown(
         if each.place == "dropped" and _all_meet(each.checks) and _may_win(each, best, objective):
             candidate = each.summary.candidate
             unknown.append(
-                f"{each.summary.label} was dropped early under other constraints, and may be the"
-                f" choice under these: {sweep} --backend {candidate.backend}"
+                f"{analysis.name(each.summary)} was dropped early under other constraints, and may be"
+                f" the choice under these: {sweep} --backend {candidate.backend}"
                 f" --precision {candidate.precision}"
             )
         if each.place == "unresolved":
-            unknown.append(f"{each.summary.label}: {each.why}")
+            unknown.append(f"{analysis.name(each.summary)}: {each.why}")
         elif each.place == "unmeasured":
             unknown.append(
-                f"{each.summary.label} was planned, and not measured in a finished round:"
+                f"{analysis.name(each.summary)} was planned, and not measured in a finished round:"
                 f" enginepick sweep --resume {run.run_id}"
             )
     return tuple(unknown)

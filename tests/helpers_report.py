@@ -292,7 +292,12 @@ def _head(  # noqa: PLR0917 - a head has as many facts
         candidates=tuple(candidates),
         skips=tuple(left_out),
         baseline=baseline,
-        config={"objective": str(scenario), "measure": {"rounds": rounds}},
+        config={
+            "model": f"{model}.onnx",
+            "data": "digits.npz",
+            "objective": str(scenario),
+            "measure": {"rounds": rounds},
+        },
     )
 
 

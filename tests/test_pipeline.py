@@ -17,7 +17,7 @@ from pipeline import LAB, configure, run
 from harness.analysis import analyse
 from harness.cache import Cache
 from harness.errors import InputError
-from harness.recommendation import recommend
+from harness.recommendation import Limits, recommend
 from harness.run import resume, sweep
 from harness.store import read
 from harness.types import Stage, Status
@@ -57,11 +57,10 @@ def test_a_sweep_recommends_and_keeps_everything(tmp_path):
     assert sum(launch.executed is not None for launch in results.launches) == 3
     analysis = analyse(results)
     decision = recommend(analysis)
-    assert decision.choice is None  # 32 samples certify no drop of 1 %
-    assert "more samples would certify" in decision.unknown[0]
-    from harness.recommendation import Limits
-
-    assert recommend(analysis, Limits(max_accuracy_drop=0.2)).choice is not None
+    assert decision.choice.candidate.id == results.run.baseline
+    assert "267 more samples would certify" in decision.unknown[0]  # 32 are too few for 1 %
+    loose = recommend(analysis, Limits(max_accuracy_drop=0.2))
+    assert loose.unknown == ()
 
 
 def test_calibration_and_validation_samples_are_disjoint_and_counted(tmp_path):
@@ -166,7 +165,8 @@ def test_throughput_of_threads_queues_and_processes(tmp_path):
         (slice_,) = launch.slices
         assert slice_.timed == "throughput"
         assert slice_.iterations >= 9
-        assert slice_.span_ns >= 45_000_000
+        if "processes" not in launch.candidate:  # of several, only the common stretch counts
+            assert slice_.span_ns >= 45_000_000
         assert results.numbers(launch.durations).sum() == slice_.span_ns
 
 
@@ -189,7 +189,8 @@ def test_without_labels_the_metric_is_agreement(tmp_path):
 
 
 KILLED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins without it
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from pipeline import LAB, configure

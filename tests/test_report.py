@@ -234,6 +234,15 @@ def test_throughput_is_told_per_second(tmp_path: Path) -> None:
     assert re.search(r"\d/s", text)
 
 
+def test_a_latency_run_says_nothing_of_throughput(tmp_path: Path) -> None:
+    analysis = analyse(results := make_results(tmp_path))
+    report = Report(results, analysis, recommend(analysis, objective="throughput"))
+    told = story(report)
+    assert (told.chosen, told.rows) == ("", ())
+    assert "per second" not in render([report], "text", width=100)
+    assert any("throughput was not measured" in each for each in told.unknown)
+
+
 # -- trust -----------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,21 @@ def test_equal_candidates_are_rarely_called_different(count):
     assert wrong / sessions <= 0.05
 
 
+@pytest.mark.parametrize("noisy", [1, 3])
+def test_a_noisy_neighbour_does_not_make_differences(noisy):
+    sessions, wrong = 300, 0
+    for seed in range(sessions):
+        rng = np.random.default_rng(seed)
+        spread = np.where(np.arange(7) < noisy, 0.05, 0.004)
+        table = rng.normal(0, 0.02, (8, 1)) + rng.normal(0, 1, (8, 7)) * spread
+        logs = {str(i): {n: float(table[n, i]) for n in range(8)} for i in range(7)}
+        evidence = Evidence(logs, tuple(range(8)), plan_looks(8), 7)
+        pairs = [(str(a), str(b)) for a in range(7) for b in range(a)]
+        found = {evidence.verdict(*pair) for pair in pairs}
+        wrong += bool(found & {Verdict.FASTER, Verdict.SLOWER})
+    assert wrong / sessions <= 0.06
+
+
 @pytest.mark.parametrize(("effect", "least"), [(0.02, 0.98), (0.05, 1.0)])
 def test_true_differences_are_found(effect, least):
     found = [session(seed, [0.0, effect]).verdict("1", "0") for seed in range(200)]
@@ -54,7 +69,6 @@ def test_true_differences_are_found(effect, least):
 def test_before_the_first_look_nothing_is_decided():
     evidence = session(0, [0.0, 1.0], rounds=2)
     assert evidence.verdict("0", "1") is Verdict.UNRESOLVED
-    assert evidence.half_width == math.inf
     ratio = evidence.ratio("0", "1")
     assert (ratio.low, ratio.high) == (0.0, math.inf)
     assert not settled(evidence, {"0": ANY, "1": ANY})

@@ -149,7 +149,7 @@ def _control(report: Report) -> Iterator[Note]:
         return
     apart = f"{(null.value - 1) * 100:+.2f} % (95 % {_signed(null.low)} to {_signed(null.high)})"
     text = (
-        f"a hidden duplicate of the baseline differed from it by {apart};"
+        f"a hidden duplicate differed from its twin by {apart};"
         f" differences within {margin} count as ties"
     )
     sure = geometric_interval(np.array(compared.control), 0.999)

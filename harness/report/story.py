@@ -124,7 +124,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         said = ", the baseline" if is_base else f": {_short(report, decided.runner_up)}"
         yield "Runner-up", f"{name}{said}"
     baseline = report.analysis.baseline
-    if baseline is not None:
+    if baseline is not None and baseline.candidate.settings.scenario is report.scenario:
         yield "Baseline", f"{report.name(baseline)}: {_short(report, baseline) or 'not measured'}"
     yield "Asked for", words.limits_text(report)
     data = run.data
