@@ -346,10 +346,10 @@ def _unknown(
     best = next((each for each in judgements if each.place == "choice"), None)
     for each in judgements:
         if each.place == "dropped" and _all_meet(each.checks) and _may_win(each, best, objective):
-            candidate = each.summary.candidate
+            candidate, name = each.summary.candidate, analysis.name(each.summary)
             unknown.append(
-                f"{analysis.name(each.summary)} was dropped early under other constraints, and may be"
-                f" the choice under these: {sweep} --backend {candidate.backend}"
+                f"{name} was dropped early under other constraints, and may be the choice under"
+                f" these: {sweep} --backend {candidate.backend}"
                 f" --precision {candidate.precision}"
             )
         if each.place == "unresolved":
