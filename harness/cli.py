@@ -394,9 +394,9 @@ def _show(results: Results, *, as_json: bool) -> None:
 
     made = _report(results, {}, None)
     folder = results.path.with_suffix("")
-    save_all(made, folder)
     form = Format.JSON if as_json else Format.TEXT
     _print_text(render([made], str(form), width=_width(None)), form)
+    save_all(made, folder)
     if not as_json:
         typer.echo(f"\nRecords: {results.path}\nReport:  {folder / 'report.html'}")
     if results.end is not None and results.end.why == "interrupted":

@@ -658,7 +658,7 @@ def test_a_missing_runtime_is_a_problem_with_a_fix(monkeypatch: pytest.MonkeyPat
     probe = BACKEND.probe()
     assert probe.problem is not None
     assert "can't be imported" in probe.problem
-    assert probe.fix == "pip install onnxruntime"
+    assert probe.fix == 'pip install "enginepick[onnxruntime]"'
     with pytest.raises(UnavailableError):
         BACKEND.open(Engine("m.onnx", ("m.onnx",), 1), "cpu", SINGLE)
 

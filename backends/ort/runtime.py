@@ -20,7 +20,7 @@ from harness.errors import (
 )
 from harness.types import Settings, TensorSpec
 
-INSTALL = "pip install onnxruntime"
+INSTALL = 'pip install "enginepick[onnxruntime]"'
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
