@@ -31,19 +31,22 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._quiet = quiet
         self._console = console
         self._live = console.is_terminal and not quiet
         self._bars = Progress(
             TextColumn("{task.description:<18}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("{task.completed:>3.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
-            TextColumn("[dim]{task.fields[text]}", markup=True),
+            TextColumn("[dim]{task.fields[text]}", markup=True, table_column=rest),
             console=console,
             auto_refresh=False,
+            expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
         self._last_line = 0.0

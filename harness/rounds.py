@@ -7,6 +7,7 @@ is looked at once, at the end.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -98,6 +99,7 @@ class Rounds:
         self._asked = asked
         self._store = store
         self._entrants = {each.candidate.id: each for each in entrants}
+        self._names = _short_names(self._entrants.values())
         self._baseline = baseline
         self._control = baseline
         self._began = began
@@ -277,7 +279,14 @@ class Rounds:
         if self._took:
             left = (goal - done) * len(self._entrants) * sum(self._took) / len(self._took)
         name = "screen" if self._phase == "screen" else f"round {done + 1} of {goal}"
-        self._show(done, goal, f"{name}: {candidate_id}: {doing}", left)
+        self._show(done, goal, f"{name}: {self._names.get(candidate_id)}: {doing}", left)
+
+
+def _short_names(entrants: Iterable[Entrant]) -> dict[str, str]:
+    """By id: the label where it is the only one of its kind, else the id."""
+    candidates = [each.candidate for each in entrants]
+    counts = Counter(each.label for each in candidates)
+    return {each.id: each.label if counts[each.label] == 1 else each.id for each in candidates}
 
 
 def _now_ns() -> int:

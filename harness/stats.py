@@ -255,16 +255,14 @@ def _is_binary(scores: Array) -> bool:
 def binary_drop(losses: int, gains: int, samples: int) -> Drop:
     """The drop from ``losses`` and ``gains`` among ``samples``, with one-sided 95 % bounds.
 
-    Few discordant pairs: drop <= P(loss), bounded exactly (Clopper and Pearson 1934); no loss in
-    299 samples certifies 1 %. More of them: the score interval for paired proportions (Tango
-    1998, Statistics in Medicine 17:891-908).
+    The score interval for paired proportions (Tango 1998, Statistics in Medicine 17:891-908); with
+    few discordant pairs the upper bound is that of P(loss), which no drop exceeds, and exact
+    (Clopper and Pearson 1934): no loss in 299 samples certifies 1 %.
     """
     value = (losses - gains) / samples
-    if losses + gains < EXACT_BELOW:
-        high, low = _exact_upper(losses, samples), -_exact_upper(gains, samples)
-    else:
-        high = _tango_upper(losses, gains, samples)
-        low = -_tango_upper(gains, losses, samples)
+    few = losses + gains < EXACT_BELOW
+    high = _exact_upper(losses, samples) if few else _tango_upper(losses, gains, samples)
+    low = -_tango_upper(gains, losses, samples)
     return Drop(value, low, high, samples, losses, gains)
 
 
