@@ -100,13 +100,13 @@ class Analysis:
         return self.summary(self.run.baseline) if self.run.baseline else None
 
 
-def analyse(results: Results) -> Analysis:
-    """Reduce one run."""
+def analyse(results: Results, *, under_way: bool = False) -> Analysis:
+    """Reduce one run. under_way: more rounds may come, so no look spends more than is planned."""
     run = results.run
     finished = {each.round for each in results.rounds if each.phase == "rounds"}
     paired = [each for each in results.launches if each.ok and each.round in finished]
     why = results.end.why if results.end else "interrupted"
-    comparisons = gather(run, paired, cut=why != "done")
+    comparisons = gather(run, paired, cut=why != "done" and not under_way)
     scores = _scores(results)
     summaries = tuple(
         _summarise(candidate, results, paired, comparisons, scores) for candidate in run.candidates

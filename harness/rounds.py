@@ -269,7 +269,7 @@ class Rounds:
         return read(self._store.path)
 
     def _analysis(self) -> Analysis:
-        return analyse(self._results())
+        return analyse(self._results(), under_way=True)
 
     def _turn(self, candidate_id: str, doing: str) -> None:
         done = self._finished["rounds"]

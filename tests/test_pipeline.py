@@ -17,8 +17,10 @@ from pipeline import LAB, configure, run
 from harness.analysis import analyse
 from harness.cache import Cache
 from harness.errors import InputError
+from harness.evidence import SPENT
 from harness.recommendation import Limits, recommend
 from harness.run import resume, sweep
+from harness.stats import Verdict
 from harness.store import read
 from harness.types import Stage, Status
 
@@ -168,6 +170,21 @@ def test_throughput_of_threads_queues_and_processes(tmp_path):
         if "processes" not in launch.candidate:  # of several, only the common stretch counts
             assert slice_.span_ns >= 45_000_000
         assert results.numbers(launch.durations).sum() == slice_.span_ns
+
+
+def test_a_run_ends_by_itself_only_when_the_report_says_decided(tmp_path):
+    results = run(
+        tmp_path,
+        options={"latency_us": ["200", "203", "206"], "jitter": ["0.05"]},
+        measure={"rounds": None, "slice_ms": 5},
+    )
+    analysis = analyse(results)
+    (evidence,) = analysis.comparisons.values()
+    assert evidence.rounds in {look.rounds for look in SPENT}
+    best = min(analysis.summaries, key=lambda s: s.time_ns.value).candidate.id
+    verdicts = {evidence.verdict(name, best) for name in evidence.ids}
+    assert results.end.why == "done"
+    assert evidence.rounds == SPENT[-1].rounds or Verdict.UNRESOLVED not in verdicts
 
 
 def test_a_budget_ends_the_run_between_rounds(tmp_path):

@@ -71,11 +71,6 @@ def peak_rss_bytes(process: Path = SELF) -> Optional[int]:
     return _kib(process / "status", "VmHWM")
 
 
-def rss_bytes(process: Path = SELF) -> Optional[int]:
-    """VmRSS."""
-    return _kib(process / "status", "VmRSS")
-
-
 def pss_bytes(process: Path = SELF) -> Optional[int]:
     """Proportional set size: shared pages counted in part."""
     return _kib(process / "smaps_rollup", "Pss")

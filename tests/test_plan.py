@@ -1,0 +1,118 @@
+"""Every combination is planned or left out with its reason, exactly once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.backend import Capabilities, Offer
+from harness.plan import Known, Wishes, find_baseline, make_plan
+from harness.types import Candidate, Device, Precision, Probe, Scenario, Status, TensorSpec
+
+FP32, BF16, INT8 = Precision.FP32, Precision.BF16, Precision.INT8
+OFFERS = (Offer(FP32, "source"), Offer(BF16, "source", native=True), Offer(INT8, "qdq", True))
+FREE = (TensorSpec("x", "float32", ("n", 3)),)
+FIXED = (TensorSpec("x", "float32", (1, 3)),)
+
+
+def known(name="a", precisions=(FP32,), problem=None, settings=("threads",), formats=("onnx",)):
+    devices = () if problem else (Device("cpu", "a CPU", precisions),)
+    probe = Probe(name, devices=devices, problem=problem, fix="fix it" if problem else None)
+    return Known(name, Capabilities(formats, OFFERS, "install it", settings), probe)
+
+
+def wishes(scenario=Scenario.LATENCY, devices=("cpu",), cores=4, **more):
+    return Wishes(scenario, devices, cores, **more)
+
+
+def reasons(plan):
+    return {skip.candidate.precision: (skip.status, skip.reason) for skip in plan.skips}
+
+
+def test_what_can_run_is_planned_and_the_rest_has_reasons():
+    plan = make_plan([known()], wishes(), FREE)
+    assert [each.precision for each in plan.candidates] == [FP32, INT8]
+    status, reason = reasons(plan)[BF16]
+    assert status is Status.UNSUPPORTED
+    assert "does not execute bf16 natively" in reason
+    assert plan.baseline == plan.candidates[0].id
+
+
+@pytest.mark.parametrize(
+    ("backend", "wish", "inputs", "samples", "status", "words"),
+    [
+        (known(problem="no module"), wishes(), FREE, 1, Status.UNAVAILABLE, "no module"),
+        (known(formats=("tflite",)), wishes(), FREE, 1, Status.UNSUPPORTED, "not onnx"),
+        (known(), wishes(devices=("gpu:7",)), FREE, 1, Status.UNAVAILABLE, "no device gpu:7"),
+        (known(), wishes(precisions=(INT8,)), FREE, 0, Status.UNSUPPORTED, "no calibration"),
+        (
+            known(),
+            wishes(Scenario.THROUGHPUT, batch=(8,), precisions=(FP32,)),
+            FIXED,
+            1,
+            Status.UNSUPPORTED,
+            "batch 8",
+        ),
+    ],
+)
+def test_every_skip_says_why(backend, wish, inputs, samples, status, words):
+    plan = make_plan([backend], wish, inputs, calibration_samples=samples)
+    assert plan.candidates == ()
+    assert all(skip.status is status and words in skip.reason for skip in plan.skips)
+    assert plan.baseline is None
+
+
+def test_compound_devices_are_the_runtimes_to_judge():
+    plan = make_plan([known()], wishes(devices=("auto:gpu,cpu",)), FREE)
+    assert {each.device for each in plan.candidates} == {"auto:gpu,cpu"}
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "onnxruntime"]), unique=True, min_size=1),
+    st.lists(st.sampled_from(["cpu", "gpu:0", "auto"]), unique=True, min_size=1),
+    st.lists(st.integers(1, 4), unique=True),
+    st.sampled_from(list(Scenario)),
+    st.booleans(),
+)
+def test_each_combination_appears_once(names, devices, threads, scenario, own_streams):
+    settings = ("threads", "streams") if own_streams else ("threads",)
+    backends = [known(name, settings=settings) for name in names]
+    wish = wishes(scenario, tuple(devices), threads=tuple(threads))
+    plan = make_plan(backends, wish, FREE)
+    everything = [c.id for c in plan.candidates] + [s.candidate.id for s in plan.skips]
+    assert len(everything) == len(set(everything))
+    assert len(everything) % (len(names) * len(devices) * len(OFFERS)) == 0
+    assert plan == make_plan(backends, wish, FREE)
+
+
+@pytest.mark.parametrize("own_streams", [False, True])
+def test_throughput_settings_share_out_the_cores(own_streams):
+    settings = ("threads", "streams") if own_streams else ("threads",)
+    plan = make_plan([known(settings=settings)], wishes(Scenario.THROUGHPUT), FREE)
+    for each in plan.candidates:
+        chosen = each.settings
+        sessions = chosen.processes * (1 if own_streams else chosen.streams)
+        assert chosen.threads * sessions <= 4
+        assert chosen.in_flight == chosen.streams
+    assert {c.settings.batch for c in plan.candidates} == {1, 8}
+
+
+def test_options_are_multiplied_per_backend():
+    wish = wishes(precisions=(FP32,), options={"a": {"p": ("1", "2"), "q": ("3",)}})
+    plan = make_plan([known("a"), known("b")], wish, FREE)
+    assert [c.settings.options for c in plan.candidates] == [
+        (("p", "1"), ("q", "3")),
+        (("p", "2"), ("q", "3")),
+        (),
+    ]
+
+
+def test_the_baseline_is_onnxruntimes_fp32_where_there_is_one():
+    def one(backend, precision):
+        return Candidate(backend, precision, "source", "cpu")
+
+    others = [one("a", INT8), one("a", FP32)]
+    assert find_baseline(others) == others[1].id
+    assert find_baseline([*others, one("onnxruntime", FP32)]).startswith("onnxruntime")
+    assert find_baseline(others[:1]) is None
