@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from harness.evidence import Evidence, Look, final_looks, plan_looks
-from harness.record import AccuracyRecord, Agreement, BuildRecord, LaunchRecord, RunRecord, Slice
+from harness.record import (
+    AccuracyRecord,
+    Agreement,
+    BuildRecord,
+    LaunchRecord,
+    Outcome,
+    RunRecord,
+    Slice,
+)
 from harness.stats import (
     Drop,
     Interval,
@@ -103,14 +111,10 @@ class Analysis:
 def analyse(results: Results, *, under_way: bool = False) -> Analysis:
     """Reduce one run. under_way: more rounds may come, so no look spends more than is planned."""
     run = results.run
-    finished = {each.round for each in results.rounds if each.phase == "rounds"}
-    paired = [each for each in results.launches if each.ok and each.round in finished]
+    index = _Index(results)
     why = results.end.why if results.end else "interrupted"
-    comparisons = gather(run, paired, cut=why != "done" and not under_way)
-    scores = _scores(results)
-    summaries = tuple(
-        _summarise(candidate, results, paired, comparisons, scores) for candidate in run.candidates
-    )
+    comparisons = gather(run, index.paired, cut=why != "done" and not under_way)
+    summaries = tuple(_summarise(each, index, comparisons) for each in run.candidates)
     skipped = tuple(
         Summary(skip.candidate, skip.status, skip.reason, skip.fix) for skip in run.skips
     )
@@ -189,33 +193,52 @@ def _evidence(
     )
 
 
-def _scores(results: Results) -> dict[str, Array]:
-    return {
-        record.candidate: results.numbers(record.scores)
-        for record in results.accuracies
-        if record.ok and record.scores is not None
-    }
+class _Index:
+    """A run's records by what they are of, each read once. paired: launches of finished rounds."""
+
+    def __init__(self, results: Results) -> None:
+        finished = {each.round for each in results.rounds if each.phase == "rounds"}
+        self.run = results.run
+        self.paired = [each for each in results.launches if each.ok and each.round in finished]
+        self.launches: dict[str, list[LaunchRecord]] = {}
+        for launch in results.launches:
+            self.launches.setdefault(launch.candidate, []).append(launch)
+        self.finished = finished
+        self.builds = {engine_key(each): each for each in results.builds}
+        self.dropped = {each.candidate: each.reason for each in results.drops}
+        self.scores = {
+            each.candidate: results.numbers(each.scores)
+            for each in results.accuracies
+            if each.ok and each.scores is not None
+        }
+        self._judged = {each.candidate: each for each in results.accuracies}
+        known = {each.id: each for each in results.run.candidates}
+        self._shared = {
+            known[each.candidate].accuracy_key: each
+            for each in results.accuracies
+            if each.ok and each.candidate in known
+        }
+        self.baseline = known.get(results.run.baseline or "")
+
+    def accuracy(self, candidate: Candidate) -> AccuracyRecord | None:
+        """The candidate's own accuracy pass, or the good one that it shares with others."""
+        return self._judged.get(candidate.id) or self._shared.get(candidate.accuracy_key)
+
+    def own(self, candidate: Candidate) -> list[LaunchRecord]:
+        """Its launches in finished rounds; if it has none (screened out), all that are good."""
+        good = [x for x in self.launches.get(candidate.id, ()) if x.ok and not x.control]
+        return [each for each in good if each.round in self.finished] or good
 
 
 def _summarise(
-    candidate: Candidate,
-    results: Results,
-    paired: Sequence[LaunchRecord],
-    comparisons: Mapping[Scenario, Evidence],
-    scores: Mapping[str, Array],
+    candidate: Candidate, index: _Index, comparisons: Mapping[Scenario, Evidence]
 ) -> Summary:
-    launches = [each for each in results.launches if each.candidate == candidate.id]
-    own = [each for each in paired if each.candidate == candidate.id and not each.control]
-    if not own:  # dropped by the screen, or not yet in a finished round
-        own = [each for each in launches if each.ok and not each.control]
-    dropped = _last(results.drops, lambda each: each.candidate == candidate.id)
-    build = _last(results.builds, lambda each: engine_key(each) == candidate.engine_key)
-    judged = _accuracy_of(candidate, results)
-    fault = next(
-        (each for each in (build, judged, *launches) if each is not None and not each.ok), None
-    )
+    launches, own = index.launches.get(candidate.id, []), index.own(candidate)
+    build, judged = index.builds.get(candidate.engine_key), index.accuracy(candidate)
+    steps: tuple[Outcome | None, ...] = (build, judged, *launches)
+    fault = next((each for each in steps if each is not None and not each.ok), None)
     compared = comparisons.get(candidate.settings.scenario)
-    baseline = results.run.baseline
+    baseline = index.run.baseline
     speedup = None
     if compared and baseline and {baseline, candidate.id} <= set(compared.logs):
         speedup = compared.ratio(candidate.id, baseline)
@@ -237,14 +260,14 @@ def _summarise(
         memory_bytes=_median(each.memory.net_bytes for each in own if each.memory),
         size_bytes=build.size_bytes if build else None,
         accuracy=judged.value if judged else None,
-        drop=_drop(candidate, judged, baseline, scores, results),
+        drop=_drop(candidate, judged, index),
         agreement=judged.agreement if judged else None,
         executed=executed[0] if executed else None,
         deploy_code=next((each.deploy_code for each in launches if each.deploy_code), None),
         steady=all(each.steady is not False for each in own) if own else None,
         run_delay=_run_delay(own),
         notes=build.notes if build else (),
-        dropped=dropped.reason if dropped else None,
+        dropped=index.dropped.get(candidate.id),
     )
 
 
@@ -253,28 +276,7 @@ def engine_key(build: BuildRecord) -> tuple[str, str, str, str]:
     return (build.backend, build.precision, build.recipe, build.device)
 
 
-def _accuracy_of(candidate: Candidate, results: Results) -> AccuracyRecord | None:
-    """The candidate's own accuracy pass, or the good one that it shares with others."""
-    by_id = {record.candidate: record for record in results.accuracies}
-    if candidate.id in by_id:
-        return by_id[candidate.id]
-    shared = (
-        by_id[other.id]
-        for other in results.run.candidates
-        if other.accuracy_key == candidate.accuracy_key and other.id in by_id
-    )
-    return next((record for record in shared if record.ok), None)
-
-
-def _last(records: Iterable[Any], wanted: Any) -> Any:
-    found = None
-    for record in records:
-        if wanted(record):
-            found = record
-    return found
-
-
-def _reason(fault: Any) -> str | None:
+def _reason(fault: Outcome | None) -> str | None:
     if fault is None:
         return None
     where = f"{fault.stage}: " if fault.stage else ""
@@ -312,22 +314,15 @@ def _median(values: Iterable[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def _drop(
-    candidate: Candidate,
-    judged: AccuracyRecord | None,
-    baseline: str | None,
-    scores: Mapping[str, Array],
-    results: Results,
-) -> Drop | None:
-    if judged is None or baseline is None or judged.candidate not in scores:
+def _drop(candidate: Candidate, judged: AccuracyRecord | None, index: _Index) -> Drop | None:
+    if judged is None or index.baseline is None or judged.candidate not in index.scores:
         return None
-    if candidate.id == baseline:  # by definition
+    if candidate == index.baseline:  # by definition
         return Drop(0.0, 0.0, 0.0, judged.samples)
-    base = next((c for c in results.run.candidates if c.id == baseline), None)
-    twin = _accuracy_of(base, results) if base else None
-    if twin is None or twin.candidate not in scores:
+    reference = index.accuracy(index.baseline)
+    if reference is None or reference.candidate not in index.scores:
         return None
-    ours, theirs = scores[judged.candidate], scores[twin.candidate]
+    ours, theirs = index.scores[judged.candidate], index.scores[reference.candidate]
     if ours.shape != theirs.shape or not ours.size:
         return None
     return paired_drop(theirs, ours, higher_is_better=judged.higher_is_better)

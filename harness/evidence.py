@@ -158,15 +158,3 @@ def _interval(log_ratio: float, half_width: float) -> Interval:
     return Interval(
         math.exp(log_ratio), math.exp(log_ratio - half_width), math.exp(log_ratio + half_width)
     )
-
-
-def collect(
-    values: Sequence[tuple[str, int, float]], rounds: Sequence[int]
-) -> dict[str, dict[int, float]]:
-    """Group (candidate, round, log time) by candidate, finished rounds only."""
-    finished = set(rounds)
-    logs: dict[str, dict[int, float]] = {}
-    for name, number, value in values:
-        if number in finished:
-            logs.setdefault(name, {})[number] = value
-    return logs

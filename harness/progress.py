@@ -35,7 +35,6 @@ class Progress(AbstractContextManager["Progress"]):
 
         rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._quiet = quiet
-        self._console = console
         self._live = console.is_terminal and not quiet
         self._bars = Progress(
             TextColumn("{task.description:<18}"),

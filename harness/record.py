@@ -26,8 +26,6 @@ from harness.types import (
     TensorSpec,
 )
 
-SCHEMA_VERSION = 1
-
 # The shared dataclasses are read here by pydantic, which would skip fields that it does not know.
 for _shared in (Candidate, Device, Engine, Executed, Probe, Settings, Share, TensorSpec):
     setattr(_shared, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010 - not theirs

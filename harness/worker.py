@@ -53,7 +53,6 @@ class Launch:
     feed: Feed
     sessions: list[Session]
     import_only_bytes: Optional[int]
-    peak_rss_bytes: Optional[int] = None
 
     @property
     def session(self) -> Session:
@@ -208,7 +207,6 @@ class Worker:
             numbers = array("Q", np.diff(np.asarray(marks)).tolist())
         after = process.scheduled()
         noise = after.since(before) if after and before else None
-        launch.peak_rss_bytes = process.peak_rss_bytes()
         return jobs.Sliced(
             timed=job.timed,
             started_ns=started,

@@ -243,7 +243,7 @@ def _candidate(role: Cast, scenario: Scenario) -> Candidate:
     return Candidate(role.backend, role.precision, role.recipe, role.device, settings)
 
 
-def _head(  # noqa: PLR0917 - a head has as many facts
+def _head(
     candidates: Sequence[Candidate],
     samples: int,
     labelled: bool,
@@ -330,7 +330,7 @@ def _executed(role: Cast) -> Executed:
     return Executed((Share(role.device, 12),), shares, "optimised model")
 
 
-def _accuracy(  # noqa: PLR0917 - as above
+def _accuracy(
     store: Store, role: Cast, candidate: Candidate, samples: int, labelled: bool, metric: str
 ) -> AccuracyRecord:
     """The reference is wrong on the first 1 % of the samples; each part loses and gains others."""
@@ -392,7 +392,7 @@ def _slice(
     return made, durations
 
 
-def _launch(  # noqa: PLR0917 - as above
+def _launch(
     store: Store,
     rng: np.random.Generator,
     role: Cast,
