@@ -142,23 +142,27 @@ class Cache:
         return entries
 
 
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+"""What a manifest that is JSON, and not ours, may raise."""
+
+
 def _read(folder: Path) -> Entry | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         used_at = (folder / MANIFEST).stat().st_mtime
         size = sum(file["size"] for file in manifest["files"].values())
         return Entry(folder, size, used_at, manifest["meta"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *_UNREADABLE):
         return None
 
 
 def _is_intact(folder: Path) -> bool:
-    files = json.loads((folder / MANIFEST).read_text())["files"]
     try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
         return all(
             (folder / name).stat().st_size == file["size"]
             and file_sha256(folder / name) == file["sha256"]
             for name, file in files.items()
         )
-    except OSError:
+    except (OSError, *_UNREADABLE):
         return False

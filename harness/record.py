@@ -32,7 +32,10 @@ for _shared in (Candidate, Device, Engine, Executed, Probe, Settings, Share, Ten
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # An infinite error is a finding; as JSON's null it would read "not measured".
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), ser_json_inf_nan="strings"
+    )
 
 
 class Block(_Frozen):

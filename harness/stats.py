@@ -283,5 +283,6 @@ def _tango_upper(losses: int, gains: int, samples: int) -> float:
         variance = samples * (2 * nuisance + delta * (1 - delta))
         return (losses - gains - samples * delta) + z * math.sqrt(max(0.0, variance))
 
-    start = (losses - gains) / samples
+    # At the estimate itself the equation has a root of no meaning where no, or every, pair differs.
+    start = (losses - gains) / samples + 1e-12
     return float(optimize.brentq(excess, start, 1.0)) if excess(1.0) < 0 else 1.0

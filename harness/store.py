@@ -73,6 +73,10 @@ def read(path: str | Path) -> Results:
     """Read a run. Raises InputError for a file that isn't one."""
     path = Path(path)
     records, notes, _ = _read_lines(path)
+    return _results(path, records, notes)
+
+
+def _results(path: Path, records: list[Any], notes: Iterable[str]) -> Results:
     if not records or not isinstance(records[0], RunRecord):
         fix = "enginepick sweep writes such files to results/<target>/"
         raise InputError([Problem(str(path), "not a run: its first line is no run record", fix)])
@@ -127,6 +131,7 @@ class Store:
             self._lines = path.open("ab", buffering=0)
             self._blocks = path.with_suffix(".bin").open("ab", buffering=0)
         except OSError as error:
+            self.close()
             raise StoreError(f"{path}: {error.strerror}") from error
         try:
             fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,11 +147,12 @@ class Store:
         store = cls(path)
         try:
             records, _, whole = _read_lines(path)
+            results = _results(path, records, ())  # what is no run is refused, and left as it is
             os.truncate(path, whole)
             blocks = [getattr(r, name, None) for r in records for name in ("durations", "scores")]
             ends = [b.offset + b.count * np.dtype(b.dtype).itemsize for b in blocks if b]
             os.truncate(path.with_suffix(".bin"), max(ends, default=0))
-            return store, read(path)
+            return store, results
         except BaseException:
             store.close()
             raise

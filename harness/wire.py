@@ -48,6 +48,8 @@ def _decode(kind: Any, value: Any) -> Any:
 
 
 def _decode_tuple(args: tuple[Any, ...], value: Any) -> Any:
+    if not isinstance(value, list):  # a string has items too
+        raise TypeError(f"expected a list, got {value!r}")
     if args[-1] is Ellipsis:
         return tuple(_decode(args[0], item) for item in value)
     if len(args) != len(value):
@@ -79,9 +81,13 @@ def _decode_union(args: tuple[Any, ...], value: Any) -> Any:
 
 
 def _decode_dataclass(kind: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected the fields of {kind.__name__}, got {value!r}")
     hints = typing.get_type_hints(kind)
     fields = {field.name for field in dataclasses.fields(kind)}
-    unknown = set(value) - fields
+    unknown, missing = set(value) - fields, fields - set(value)
     if unknown:
         raise TypeError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
+    if missing:
+        raise TypeError(f"{kind.__name__} lacks its field {', '.join(sorted(missing))}")
     return kind(**{name: _decode(hints[name], item) for name, item in value.items()})

@@ -188,6 +188,17 @@ def test_resuming_a_finished_run_changes_no_record(swept):
     assert after == [*before, "end"]
 
 
+def test_the_json_of_other_commands_is_documented(shell):
+    text = (Path(__file__).parents[1] / "docs" / "json-commands.md").read_text()
+    plan = ("sweep", "model.onnx", "--data", "data.npz", "--backend", "null", "--dry-run")
+    for args in (("devices",), plan, ("selftest", "--budget", "1s", "--backend", "null")):
+        data = json.loads(shell(*args, "--json").stdout)
+        assert data["schema"] in text
+        section = text.partition(data["schema"])[2].partition("\n`enginepick")[0]
+        for field in data:
+            assert f"`{field}" in section, (args, field)
+
+
 # -- bad input -------------------------------------------------------------------------------------
 
 
