@@ -152,10 +152,10 @@ class Store:
             blocks = [getattr(r, name, None) for r in records for name in ("durations", "scores")]
             ends = [b.offset + b.count * np.dtype(b.dtype).itemsize for b in blocks if b]
             os.truncate(path.with_suffix(".bin"), max(ends, default=0))
-            return store, results
         except BaseException:
             store.close()
             raise
+        return store, results
 
     def append(self, record: Any) -> None:
         """Write one record and sync it."""
