@@ -21,7 +21,7 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#~])")
 def render_markdown(report: Report, plots: Sequence[str] = ()) -> str:
     """Markdown with tables (GitHub's). plots: links of images, relative to where it will lie."""
     links = [{"title": _title(link), "link": link} for link in plots]
-    text = _render("report.md.j2", report, plots=links)
+    text = _render("report.md.j2", report, plots=links, code=report.deploy_code)
     return re.sub(r"\n{3,}", "\n\n", text)
 
 

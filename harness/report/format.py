@@ -23,6 +23,11 @@ def clean(text: object) -> str:
     return _CONTROL.sub("", str(text)).replace("\t", " ")
 
 
+def clean_lines(text: str) -> str:
+    """As :func:`clean`, line by line."""
+    return "\n".join(clean(line) for line in text.rstrip().splitlines())
+
+
 def three(value: float) -> str:
     """Three significant digits in plain notation: ``0.0123``, ``1.80``, ``26.1``, ``1,230``."""
     if not math.isfinite(value):

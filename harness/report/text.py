@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from harness.report import format as fmt
 from harness.report.notes import Note
 from harness.report.story import Group, Row, Story, story
 from harness.report.value import Report
@@ -56,7 +57,18 @@ def render_text(report: Report, console: Console) -> None:
         console.print(_title("To deploy it"))
         code = Text("  ").append(told.export, "bold cyan")
         console.print(code, soft_wrap=True)
-        console.print("  hands out the engine with the script that runs it.", style="dim")
+        console.print("  hands out the engine with the script that runs it:", style="dim")
+        if report.deploy_code is not None:
+            console.print(_script(report.deploy_code))
+
+
+def _script(code: str) -> RenderableType:
+    """The code as it is; indented, and in colours where there are any."""
+    from rich.padding import Padding
+    from rich.syntax import Syntax
+
+    shown = Syntax(fmt.clean_lines(code), "python", background_color="default", word_wrap=True)
+    return Padding(shown, (1, 0, 0, 2))
 
 
 def _plain(text: str, console: Console) -> str:
