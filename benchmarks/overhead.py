@@ -23,36 +23,12 @@ import numpy as np
 from backends.ort import BACKEND
 from harness.backend import BuildRequest
 from harness.measure import slices
+from harness.selftest import write_chain
 from harness.types import Precision, Settings
 
 SLICE_NS = 100_000_000
 MODELS = {"about 50 us": (64, 160, 3), "about 5 ms": (64, 1024, 9)}
 """rows, width and number of dense layers."""
-
-
-def dense_model(path: Path, rows: int, width: int, layers: int) -> np.ndarray[Any, Any]:
-    """Write a chain of dense layers; returns an input for it."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    rng = np.random.default_rng(0)
-    nodes, weights, last = [], [], "x"
-    for layer in range(layers):
-        matrix = (rng.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
-        weights.append(numpy_helper.from_array(matrix, f"w{layer}"))
-        nodes.append(helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"]))
-        nodes.append(helper.make_node("Relu", [f"m{layer}"], [f"r{layer}"]))
-        last = f"r{layer}"
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "dense",
-        [value("x", TensorProto.FLOAT, [rows, width])],
-        [value(last, TensorProto.FLOAT, [rows, width])],
-        weights,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
-    return rng.standard_normal((rows, width)).astype(np.float32)
 
 
 def minimal_loops(path: Path, x: np.ndarray[Any, Any]) -> dict[str, Callable[[int], array[int]]]:
@@ -114,11 +90,13 @@ def our_loops(
 
 def compare(passes: int, shape: tuple[int, int, int]) -> list[tuple[str, float, float, float]]:
     """(what is timed, minimal median ns, our median ns, ratio of the medians of slice medians)."""
-    rows = []
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         path, workdir = Path(folder) / "model.onnx", Path(folder) / "engine"
         workdir.mkdir()
-        x = dense_model(path, *shape)
+        rows, width, layers = shape
+        write_chain(path, layers, rows, width)
+        x = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
         both = {"minimal": minimal_loops(path, x), "ours": our_loops(path, x, workdir)}
         for timed in ("run", "end-to-end"):
             medians: dict[str, list[float]] = {"minimal": [], "ours": []}
@@ -131,8 +109,8 @@ def compare(passes: int, shape: tuple[int, int, int]) -> list[tuple[str, float, 
                         medians[name].append(statistics.median(durations[len(durations) // 10 :]))
             ratios = [b / a for a, b in zip(medians["minimal"], medians["ours"], strict=True)]
             middle = {name: statistics.median(values) for name, values in medians.items()}
-            rows.append((timed, middle["minimal"], middle["ours"], statistics.median(ratios)))
-    return rows
+            found.append((timed, middle["minimal"], middle["ours"], statistics.median(ratios)))
+    return found
 
 
 def main() -> None:

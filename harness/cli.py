@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.store import Results
 
 DEMO_BUDGET = "2m"  # the decision takes less on a quiet host
-MOST_ROUNDS = 20  # of a self-test, for its progress
+MOST_ROUNDS = 20
 
 EXIT_GATE, EXIT_INPUT, EXIT_FAULT, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -143,7 +143,12 @@ def sweep(
         ),
     ] = None,
     budget: Annotated[str | None, typer.Option(help='Longest time, such as "5m".')] = None,
-    rounds: Annotated[int | None, typer.Option(help="Launches of each candidate.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Launches of each candidate; else as many as it takes.")
+    ] = None,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="20 launches of every candidate; drop nothing.")
+    ] = False,
     max_accuracy_drop: AccuracyDrop = None,
     max_latency: Latency = None,
     max_memory: Memory = None,
@@ -165,7 +170,7 @@ def sweep(
         "backends": backend,
         "precisions": precision,
         "budget": budget,
-        "measure.rounds": rounds,
+        "measure.rounds": MOST_ROUNDS if exhaustive else rounds,
         "constraints.max_accuracy_drop": max_accuracy_drop,
         "constraints.max_latency": max_latency,
         "constraints.max_memory": max_memory,

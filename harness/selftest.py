@@ -140,27 +140,23 @@ def selftest(
         return _conclude(backend, store.launches, base, monotonic() - began, took)
 
 
-def write_chain(path: Path, layers: int) -> None:
-    """A chain of dense layers with ReLU, input ``x`` float32 [32, 256]; all layers are equal."""
+def write_chain(path: Path, layers: int, rows: int = ROWS, width: int = WIDTH) -> None:
+    """A chain of equal dense layers with ReLU: input ``x`` float32 [rows, width], output ``y``."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
     nodes, weights, last = [], [], "x"
     for layer in range(layers):
-        matrix = rng.standard_normal((WIDTH, WIDTH)) * math.sqrt(2 / WIDTH)
+        matrix = rng.standard_normal((width, width)) * math.sqrt(2 / width)
         weights.append(numpy_helper.from_array(matrix.astype(np.float32), f"w{layer}"))
+        result = "y" if layer == layers - 1 else f"r{layer}"
         nodes.append(helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"]))
-        nodes.append(helper.make_node("Relu", [f"m{layer}"], [f"r{layer}"]))
-        last = f"r{layer}"
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [value("x", TensorProto.FLOAT, [ROWS, WIDTH])],
-        [value(last, TensorProto.FLOAT, [ROWS, WIDTH])],
-        weights,
-    )
+        nodes.append(helper.make_node("Relu", [f"m{layer}"], [result]))
+        last = result
+    value, shape = helper.make_tensor_value_info, [rows, width]
+    inputs, outputs = (value(name, TensorProto.FLOAT, shape) for name in ("x", "y"))
+    graph = helper.make_graph(nodes, "chain", [inputs], [outputs], weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
 
 
