@@ -94,7 +94,7 @@ def test_a_fault_in_a_launch_is_a_record_and_the_sweep_goes_on(
     options = {option: ["false" if option == "wrong_output" else "", value]}
     if option == "exception":
         options = {"exception": ["runtime", value], "fail_at": ["open"]}
-    results = run(tmp_path, options=options, measure={"timeout_s": 3.0})
+    results = run(tmp_path, options=options, measure={"timeout_s": 8.0})
     found = outcomes(results, option)
     assert found[value] == (status, stage)
     if option != "exception":
