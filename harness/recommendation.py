@@ -108,7 +108,7 @@ def recommend(
     compared = analysis.comparisons.get(scenario)
     own = [s for s in analysis.summaries if s.candidate.settings.scenario is scenario]
     checks = {s.candidate.id: check_limits(s, limits) for s in own}
-    going = [s for s in own if _is_measured(s) and s.dropped is None]
+    going = [s for s in own if _is_known(s, objective) and s.dropped is None]
     admissible = [s for s in going if _all_meet(checks[s.candidate.id])]
     best = min(admissible, key=lambda s: _cost(s, objective), default=None)
     tied = _tie_set(best, admissible, compared, objective) if best else []
@@ -117,7 +117,7 @@ def recommend(
     judgements = tuple(
         Judgement(
             summary=s,
-            place=_place(s, choice, tied, checks[s.candidate.id]),
+            place=_place(s, choice, tied, checks[s.candidate.id], objective),
             checks=checks[s.candidate.id],
             against_best=compared.verdict(s.candidate.id, best.candidate.id)
             if compared and best and _is_measured(s)
@@ -195,6 +195,11 @@ def _is_measured(summary: Summary) -> bool:
     return summary.status is Status.OK and summary.time_ns is not None
 
 
+def _is_known(summary: Summary, objective: Objective) -> bool:
+    """Whether the objective itself was measured too: memory isn't on every host."""
+    return _is_measured(summary) and math.isfinite(_cost(summary, objective)[0])
+
+
 def _all_meet(checks: Iterable[Check]) -> bool:
     return all(check.answer is Answer.MEETS for check in checks)
 
@@ -248,11 +253,15 @@ def _resolve(tied: Sequence[Summary]) -> Summary | None:
 
 
 def _place(
-    summary: Summary, choice: Summary | None, tied: Sequence[Summary], checks: Sequence[Check]
+    summary: Summary,
+    choice: Summary | None,
+    tied: Sequence[Summary],
+    checks: Sequence[Check],
+    objective: Objective,
 ) -> str:
     if summary.status is not Status.OK:
         return "failed"
-    if summary.time_ns is None:
+    if not _is_known(summary, objective):
         return "unmeasured"
     if summary in tied:
         return "choice" if summary is choice else "tied"
@@ -326,6 +335,8 @@ def _certainty(
         parts.append(words[against])
     elif runner_up is None and len(tied) == 1:
         parts.append("the only candidate that meets every constraint")
+    if compared is None:
+        parts.append("no round was finished, so nothing was compared")
     if timed and compared is not None:
         parts.append(f"{compared.rounds} round{'s' if compared.rounds != 1 else ''}")
     return "; ".join(parts)
@@ -354,6 +365,8 @@ def _unknown(
             )
         if each.place == "unresolved":
             unknown.append(f"{analysis.name(each.summary)}: {each.why}")
+        elif each.place == "unmeasured" and _is_measured(each.summary):
+            unknown.append(f"{analysis.name(each.summary)}: its {objective} was not measured")
         elif each.place == "unmeasured":
             unknown.append(
                 f"{analysis.name(each.summary)} was planned, and not measured in a finished round:"

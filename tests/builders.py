@@ -102,7 +102,9 @@ def slices(
     return (one,) * count
 
 
-def launch(who: Candidate, number: int, time_ns: float | None = 1e6, **changes: Any) -> LaunchRecord:
+def launch(
+    who: Candidate, number: int, time_ns: float | None = 1e6, **changes: Any
+) -> LaunchRecord:
     """A launch in round ``number``; no slices for a time of None."""
     throughput = who.settings.scenario is Scenario.THROUGHPUT
     timed = "throughput" if throughput else "end-to-end"
@@ -112,9 +114,7 @@ def launch(who: Candidate, number: int, time_ns: float | None = 1e6, **changes: 
         "round": number,
         "position": 0,
         "slices": () if time_ns is None else slices(time_ns, timed, batch=who.settings.batch),
-        "memory": Memory(
-            peak_rss_bytes=IMPORTED_BYTES + 10 * MB, import_only_bytes=IMPORTED_BYTES
-        ),
+        "memory": Memory(peak_rss_bytes=IMPORTED_BYTES + 10 * MB, import_only_bytes=IMPORTED_BYTES),
         "open_ns": 5,
         "first_ns": 7,
     }
@@ -162,7 +162,7 @@ def accuracy(
         "metric": "top1",
         "labelled": True,
         "samples": 0 if scores is None else len(scores),
-        "value": None if scores is None else float(scores.mean()),
+        "value": float(scores.mean()) if scores is not None and scores.size else None,
         "scores": None if scores is None else store.block(scores),
     }
     return AccuracyRecord(**{**values, **changes})

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import (
-    FP32,
-    INT8,
     IMPORTED_BYTES,
+    INT8,
     MB,
     NOW,
     accuracy,
@@ -31,6 +30,7 @@ from harness import analysis as analyse_module
 from harness.errors import StoreError
 from harness.record import Agreement, DropRecord, LaunchRecord, Skip
 from harness.stats import Verdict
+from harness.store import read
 from harness.types import Executed, Scenario, Share, Stage, Status
 
 analyse, launch_value = analyse_module.analyse, analyse_module.launch_value
@@ -100,8 +100,18 @@ def test_a_round_that_was_not_finished_is_not_paired(tmp_path):
     assert analyse(write(tmp_path, torn, "torn")) == replace(whole, notes=())
 
 
+def test_a_failed_launch_is_no_evidence_though_it_has_times(tmp_path):
+    bad = launch(OTHER, 0, MS / 9, status=Status.INVALID, reason="ran in fp32")
+    found = analyse(write(tmp_path, [head([BASE, OTHER], 1), launch(BASE, 0), bad, *rounds(0)]))
+    assert list(found.comparisons[Scenario.LATENCY].logs) == [BASE.id]
+    assert found.summary(OTHER.id).time_ns is None
+
+
 def test_a_screens_round_is_not_paired(tmp_path):
-    screen = [launch(BASE, 0, 9 * MS, phase="screen"), rounds(0)[0].model_copy(update={"phase": "screen"})]
+    screen = [
+        launch(BASE, 0, 9 * MS, phase="screen"),
+        rounds(0)[0].model_copy(update={"phase": "screen"}),
+    ]
     found = analyse(
         write(tmp_path, [head([BASE], 1), *screen, launch(BASE, 1, MS), *rounds(1), end()])
     )
@@ -222,7 +232,9 @@ def test_figures_are_medians_of_the_launches(tmp_path):
 def test_what_was_not_measured_is_none(tmp_path):
     summary = analyse(write(tmp_path, [head([BASE])])).summary(BASE.id)
     silent = {"status", "candidate", "launches", "notes"}
-    measured = {name for name in vars(summary) if name not in silent and getattr(summary, name) is not None}
+    measured = {
+        name for name in vars(summary) if name not in silent and getattr(summary, name) is not None
+    }
     assert measured == set()
     assert (summary.status, summary.launches) == (Status.OK, 0)
     assert summary.throughput_per_s is None
@@ -288,14 +300,13 @@ def test_what_ran_is_what_the_accuracy_pass_or_a_launch_says(tmp_path):
     assert found.summary(BASE.id).executed is None
 
 
-def test_the_run_says_how_it_ended(tmp_path):
+def test_the_run_says_how_it_ended_and_what_was_odd(tmp_path):
     results = write(tmp_path, [head([BASE], baseline=None), end("budget")])
     with results.path.open("ab") as stream:
         stream.write(b"{")
-    assert analyse(results).finished == "budget"
-    found = analyse(write(tmp_path, [], "m-1"))if False else None
-    assert found is None
-    assert analyse(results).baseline is None
+    found = analyse(read(results.path))
+    assert (found.finished, found.baseline) == ("budget", None)
+    assert "torn last line" in found.notes[0]
 
 
 def test_names_have_their_settings_where_labels_are_alike(tmp_path):
@@ -337,7 +348,9 @@ def test_a_failed_pass_is_not_shared_and_the_own_one_comes_first(tmp_path):
 
 
 def test_the_baseline_drops_by_nothing(tmp_path):
-    drop = analyse(write(tmp_path, [head([BASE]), lambda s: accuracy(s, BASE, right(5, 2))])).baseline.drop
+    drop = analyse(
+        write(tmp_path, [head([BASE]), lambda s: accuracy(s, BASE, right(5, 2))])
+    ).baseline.drop
     assert (drop.value, drop.low, drop.high, drop.samples) == (0.0, 0.0, 0.0, 5)
 
 
@@ -345,11 +358,10 @@ def test_the_baseline_drops_by_nothing(tmp_path):
 def test_without_a_fair_reference_there_is_no_drop(tmp_path, case):
     own = right(0) if case == "no samples" else right(10)
     base = {"other samples": right(9), "no samples": right(0)}.get(case, right(10))
-    value = {"value": None} if case == "no samples" else {}
     records = [
         head([BASE, OTHER], baseline=None if case == "no baseline" else BASE.id),
-        *([] if case == "not judged" else [lambda s: accuracy(s, BASE, base, value=1.0)]),
-        lambda s: accuracy(s, OTHER, own, **{"value": 1.0, **value}),
+        *([] if case == "not judged" else [lambda s: accuracy(s, BASE, base)]),
+        lambda s: accuracy(s, OTHER, own),
     ]
     assert analyse(write(tmp_path, records)).summary(OTHER.id).drop is None
 

@@ -68,6 +68,8 @@ def test_the_least_recently_used_goes_first(tmp_path):
     cache.get("engines", "used")
     assert [each.folder.name for each in cache.evict(200)] == ["old"]
     assert {each.folder.name for each in cache.entries()} == {"used", "new"}
+    # Later processes know of that use too: by age alone "used" would be next.
+    assert [each.folder.name for each in Cache(tmp_path).evict(100)] == ["new"]
 
 
 def test_what_is_in_use_stays(tmp_path):
@@ -106,3 +108,53 @@ def test_where_it_is(monkeypatch, tmp_path):
     monkeypatch.delenv("ENGINEPICK_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_root() == tmp_path / "enginepick"
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "[]",
+        "{}",
+        '{"files": [], "meta": {}}',
+        '{"files": {"a": 1}, "meta": {}}',
+        '{"files": {"sub/a.bin": {"size": 100}}, "meta": {}}',
+        '{"files": {"sub/a.bin": {"size": "100", "sha256": ""}}, "meta": {}}',
+        '{"files": {}}',
+    ],
+)
+def test_a_manifest_that_is_not_ours_is_damage(tmp_path, manifest):
+    cache = Cache(tmp_path)
+    folder = put(cache, "k").folder
+    (folder / MANIFEST).write_text(manifest)
+    assert cache.get("engines", "k") is None
+    assert not folder.exists()
+
+
+def test_an_entry_that_cannot_be_kept_is_told(tmp_path):
+    cache = Cache(tmp_path)
+    (tmp_path / "engines" / "k").mkdir(parents=True)
+    (tmp_path / "engines" / "k" / "stray").write_text("not an entry")
+    with pytest.raises(FileNotFoundError):
+        put(cache, "k")
+    assert not list(tmp_path.glob("making-*"))
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), max_size=8), st.integers(0, 200))
+def test_eviction_keeps_to_the_cap_and_to_the_order_of_use(tmp_path_factory, parts, cap):
+    root = tmp_path_factory.mktemp("cache")
+    maker, user = Cache(root), Cache(root)
+    for place, (size, used) in enumerate(parts):
+        entry = put(maker, str(place), size)
+        if used:
+            user.get("engines", str(place))
+        age(entry, 1000 + place)
+    gone = [int(each.folder.name) for each in user.evict(cap)]
+    left = [int(each.folder.name) for each in user.entries()]
+    assert sorted(gone + left) == list(range(len(parts)))
+    assert gone == sorted(gone)
+    idle = [place for place, (_, used) in enumerate(parts) if not used]
+    assert gone == idle[: len(gone)]  # the oldest of those that nobody here uses
+    kept = sum(parts[place][0] for place in left)
+    assert kept <= cap or set(left).isdisjoint(idle)
+    if gone:  # and not one more than it takes
+        assert kept + parts[gone[-1]][0] > cap

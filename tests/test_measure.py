@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -172,3 +174,145 @@ def test_the_peak_can_be_reset():
     if before is None or not process.reset_peak():
         pytest.skip("this kernel has no clear_refs")
     assert process.peak_rss_bytes() <= before
+
+
+@pytest.mark.parametrize(("high", "steady"), [(1.01, True), (1.5, False)])
+def test_two_speeds_in_turns_are_steady_only_if_they_are_alike(high, steady):
+    window = [MS] * 50
+    speeds = (window + [int(MS * high)] * 50) * 60
+    _, found = warm_up(steps(speeds), Limits())
+    assert found is steady
+
+
+def test_a_shift_that_the_windows_medians_hide_is_seen():
+    """Two speeds, the slower one more and more often: its share passes a half only between."""
+    quick, slow = 985_000, 1_034_000
+    first = [quick, slow] * 24 + [quick] * 2
+    middle = [quick] * 25 + [slow] * 24 + [quick]
+    assert [len(each) for each in windows(first + middle + first)] == [50, 50, 50]
+    assert not is_steady(first + middle + first)
+    assert is_steady(first * 3)
+
+
+def test_the_least_is_done_even_if_it_is_steady():
+    assert warm_up(steps([100 * MS]), Limits(min_iterations=25)) == (25, True)
+    count, _ = warm_up(steps([MS]), Limits(min_ns=900 * MS))
+    assert count >= 900
+
+
+@given(st.lists(st.integers(1, 90 * MS), max_size=60))
+def test_windows_lose_and_change_nothing(durations):
+    cut = windows(durations)
+    joined = [each for window in cut for each in window]
+    assert joined == durations[: len(joined)]
+    assert all(sum(window) >= 50 * MS > sum(window[:-1]) for window in cut)
+    assert sum(durations[len(joined) :]) < 50 * MS
+
+
+@given(st.lists(st.integers(1, 3000 * MS), min_size=1, max_size=40), st.integers(1, 400))
+def test_a_warm_up_ends_within_its_limits(cycle, most):
+    calls = []
+
+    def step():
+        calls.append(cycle[len(calls) % len(cycle)] + MS)
+        return calls[-1]
+
+    limits = Limits(max_iterations=most, max_ns=4_000 * MS)
+    count, steady = warm_up(step, limits)
+    assert count == len(calls)
+    assert sum(calls[:-1]) < limits.max_ns
+    assert steady is is_steady(calls) or not steady
+    if steady:
+        assert count >= limits.min_iterations
+        assert sum(calls) >= limits.min_ns
+
+
+@pytest.mark.parametrize(
+    "measure", [slices.end_to_end, lambda s, _f, t, n: slices.run_only(s, t, n)]
+)
+def test_a_slice_by_a_clock_that_stands_still_between_calls(monkeypatch, measure):
+    """Each reading of the clock is 1 ms later: both conditions are needed, and no more is run."""
+    now = iter(range(0, 10**12, MS))
+    monkeypatch.setattr(slices, "perf_counter_ns", lambda: next(now))
+    assert list(measure(Session(), {}, 0, 7)) == [MS] * 7
+    # The clock is read once before, and twice in an iteration: after n, it is 2 n ms later.
+    assert len(measure(Session(), {}, 100 * MS, 7)) == 50
+
+
+def test_the_collector_is_off_within_and_as_before_after():
+    class Watching(Session):
+        def run(self):
+            assert not gc.isenabled()
+            super().run()
+
+    slices.run_only(Watching(), 0, 3)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        slices.run_only(Watching(), 0, 3)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    with pytest.raises(RuntimeError, match="told to"):
+        slices.run_only(Session(fail_at=2), 0, 3)
+    assert gc.isenabled()
+
+
+def test_threads_are_all_busy_until_the_last_has_enough():
+    class Slow(Session):
+        def run(self):
+            time.sleep(0.001)
+            super().run()
+
+    quick, slow = Session(), Slow()
+    marks = slices.thread_completions([quick, slow], 0, 20)
+    assert len(slow.calls) >= 10
+    assert len(quick.calls) > len(slow.calls)
+    assert len(marks) == len(quick.calls) + len(slow.calls)
+
+
+def test_a_queue_that_fails_says_so():
+    class Failing(FakeQueue):
+        def wait_any(self):
+            if self.waits == 3:
+                raise RuntimeError("lost the device")
+            return super().wait_any()
+
+    with pytest.raises(RuntimeError, match="lost the device"):
+        slices.queue_completions(Failing(2), 2, 0, 5)
+    assert gc.isenabled()
+
+
+def test_a_field_that_the_kernel_leaves_out_is_none(tmp_path):
+    (tmp_path / "status").write_text("Name:\tx\nVmHWM:\tmuch kB\n")
+    (tmp_path / "smaps_rollup").write_text("Rss: 9 kB\n")
+    assert process.pss_bytes(tmp_path) is None
+    assert process.peak_rss_bytes(tmp_path) is None
+    task = tmp_path / "task" / "1"
+    task.mkdir(parents=True)
+    (task / "schedstat").write_text("4 5 6\n")
+    (task / "status").write_text("Name:\tx\n")
+    assert process.scheduled(tmp_path) == process.Scheduled(4, 5, 0)
+    (task / "schedstat").write_text("4\n")
+    assert process.scheduled(tmp_path) is None
+
+
+@pytest.mark.skipif(not process.SELF.exists(), reason="this host has no /proc")
+def test_this_process_has_sane_values():
+    before = process.scheduled()
+    block = np.ones(16 * 2**20, np.uint8)
+    peak, pss = process.peak_rss_bytes(), process.pss_bytes()
+    assert peak is not None
+    assert peak > block.nbytes
+    assert pss is None or 0 < pss <= peak
+    if before is not None:
+        after = before
+        for _ in range(2000):  # until the kernel has counted
+            np.sort(np.random.default_rng(0).random(10_000))
+            after = process.scheduled()
+            if after != before:
+                break
+        else:
+            pytest.skip("this kernel counts no CPU time of threads")
+        assert after.since(before).cpu_ns > 0
+        assert before.since(after) == process.Scheduled(0, 0, 0)

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from harness.backend import Capabilities, Offer
 from harness.plan import Known, Wishes, find_baseline, make_plan
-from harness.types import Candidate, Device, Precision, Probe, Scenario, Status, TensorSpec
+from harness.types import (
+    Candidate,
+    Device,
+    Precision,
+    Probe,
+    Scenario,
+    Settings,
+    Status,
+    TensorSpec,
+)
 
 FP32, BF16, INT8 = Precision.FP32, Precision.BF16, Precision.INT8
 OFFERS = (Offer(FP32, "source"), Offer(BF16, "source", native=True), Offer(INT8, "qdq", True))
@@ -116,3 +125,56 @@ def test_the_baseline_is_onnxruntimes_fp32_where_there_is_one():
     assert find_baseline(others) == others[1].id
     assert find_baseline([*others, one("onnxruntime", FP32)]).startswith("onnxruntime")
     assert find_baseline(others[:1]) is None
+
+
+@given(
+    st.lists(st.sampled_from(list(Precision)), unique=True),
+    st.lists(st.sampled_from(["cpu", "gpu:0", "hetero:gpu,cpu"]), unique=True, min_size=1),
+    st.lists(st.integers(1, 4), unique=True, min_size=1),
+    st.lists(st.sampled_from(["p", "q", "r"]), unique=True, min_size=1),
+)
+def test_the_product_of_the_wishes_is_all_there_is(precisions, devices, threads, values):
+    more = {"threads": tuple(threads), "options": {"a": {"o": tuple(values)}}}
+    wish = wishes(devices=tuple(devices), precisions=tuple(precisions), **more)
+    plan = make_plan([known("a")], wish, FREE)
+    found = [*plan.candidates, *(skip.candidate for skip in plan.skips)]
+    offers = [each for each in OFFERS if not precisions or each.precision in precisions]
+    expected = {
+        Candidate(
+            "a", offer.precision, offer.recipe, device, Settings(threads=n, options=(("o", v),))
+        )
+        for offer in offers
+        for device in devices
+        for n in threads
+        for v in values
+    }
+    assert set(found) == expected
+    assert len(found) == len(expected)
+    if plan.candidates and any(each.precision is FP32 for each in plan.candidates):
+        assert plan.baseline in {each.id for each in plan.candidates}
+
+
+def test_one_core_is_used_once():
+    plan = make_plan([known()], wishes(Scenario.THROUGHPUT, cores=1, precisions=(FP32,)), FREE)
+    chosen = [each.settings for each in plan.candidates]
+    assert [(s.threads, s.streams, s.processes, s.batch) for s in chosen] == [
+        (1, 1, 1, 1),
+        (1, 1, 1, 8),
+    ]
+
+
+def test_more_processes_than_cores_get_a_thread_each():
+    wish = wishes(Scenario.THROUGHPUT, cores=2, processes=(4,), precisions=(FP32,), in_flight=(3,))
+    (only,) = make_plan([known()], wish, FREE).candidates
+    assert (only.settings.processes, only.settings.threads, only.settings.in_flight) == (4, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "refused"), [((8, 3), False), ((None, 3), False), ((), True), ((4, 3), True)]
+)
+def test_a_batch_must_fit_the_leading_dimension(shape, refused):
+    wish = wishes(Scenario.THROUGHPUT, batch=(8,), precisions=(FP32,))
+    plan = make_plan([known()], wish, (TensorSpec("x", "float32", shape),))
+    assert bool(plan.skips) is refused
+    if refused:
+        assert plan.skips[0].fix == "export the model with a dynamic batch axis"

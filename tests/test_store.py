@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import math
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +18,12 @@ from hypothesis import strategies as st
 from pipeline import run
 
 from harness.errors import InputError, StoreError
-from harness.record import EndRecord, RoundRecord, from_json, to_json
+from harness.record import DropRecord, EndRecord, RoundRecord, from_json, to_json
 from harness.store import Store, read, read_block
 from harness.types import Candidate, Precision
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ROOT = Path(__file__).parent.parent
 
 
 def end(why="done"):
@@ -171,3 +178,116 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "fsync", real)
         store.append(end())
     assert (tmp_path / "r.jsonl").read_bytes() == before + to_json(end()).encode() + b"\n"
+
+
+def test_a_file_that_is_no_run_is_left_as_it_is(tmp_path):
+    path = tmp_path / "model.xml"
+    path.write_text("<net/>")  # no line break: all of it looks like a torn last line
+    path.with_suffix(".bin").write_bytes(b"weights")
+    with pytest.raises(InputError, match="not a run"):
+        Store.resume(path)
+    assert path.read_text() == "<net/>"
+    assert path.with_suffix(".bin").read_bytes() == b"weights"
+    path.write_text("<net/>\n")
+    with pytest.raises(InputError, match=r"model\.xml:1: not a record"):
+        Store.resume(path)
+    assert path.with_suffix(".bin").read_bytes() == b"weights"
+
+
+def test_a_store_that_cannot_open_leaves_nothing_open(tmp_path):
+    (tmp_path / "r.bin").mkdir()
+    with pytest.raises(StoreError, match="Is a directory"):
+        Store(tmp_path / "r.jsonl")
+    gc.collect()  # an unclosed file is a ResourceWarning, which is an error here
+    (tmp_path / "r.bin").rmdir()
+    Store(tmp_path / "r.jsonl").close()  # and no lock is left
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from harness.errors import StoreError
+from harness.record import EndRecord, from_json
+from harness.store import Store
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = Path(sys.argv[1])
+line = EndRecord(at="2026-01-01T00:00:00Z", why="done", elapsed_s=1.0)
+with Store(path) as store:
+    store.append(line)
+    block = store.block(np.arange(8, dtype="<u8"))
+    before = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    # Half of the next record and of the next block fit: a short write, then an error.
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size, write in (
+        (len(before[0]) * 3 // 2, lambda: store.append(line)),
+        (len(before[1]) + 6, lambda: store.block(np.arange(8, dtype="<u8"))),
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            write()
+        except StoreError as error:
+            assert "all earlier results are kept" in str(error), error
+        else:
+            raise SystemExit("nothing was refused")
+        assert (path.read_bytes(), path.with_suffix(".bin").read_bytes()) == before
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    store.append(line)
+    assert store.block(np.arange(8, dtype="<u8")).offset == block.offset + 32
+assert path.read_bytes() == before[0] * 2
+"""
+
+
+def test_a_write_that_is_cut_short_is_taken_back(tmp_path):
+    """For real: the kernel refuses the second half of each write."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "r.jsonl")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_infinite_and_undefined_numbers_come_back(results):
+    """Infinity is an outcome (outputs that can't be one model's); None would be "not measured"."""
+    launch = results.launches[0]
+    for value in (math.inf, -math.inf):
+        odd = launch.model_copy(update={"output_error": value})
+        assert from_json(to_json(odd)) == odd
+        assert "Infinity" in json.loads(to_json(odd))["output_error"]  # a string: JSON has no such
+    nan = launch.model_copy(update={"output_error": math.nan})
+    assert math.isnan(from_json(to_json(nan)).output_error)
+
+
+RECORDS = st.one_of(
+    st.builds(EndRecord, at=st.just(NOW), why=st.text(max_size=20), elapsed_s=st.floats()),
+    st.builds(RoundRecord, at=st.just(NOW), round=st.integers(), elapsed_s=st.floats(0, 9)),
+    st.builds(DropRecord, at=st.just(NOW), candidate=st.text(), round=st.just(1), reason=st.text()),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(kept=st.lists(RECORDS, max_size=6), cut=st.floats(0, 1), torn=st.binary(max_size=9))
+def test_any_appends_cut_anywhere_go_on_where_they_were(results, tmp_path_factory, kept, cut, torn):
+    """Text with any line break of any alphabet stays on its line."""
+    path = tmp_path_factory.mktemp("any") / "run.jsonl"
+    with Store(path) as store:
+        store.append(results.run)
+        first = path.stat().st_size
+        for each in kept:
+            store.append(each)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + len(kept)
+    size = first + int(cut * (path.stat().st_size - first))
+    whole = [line for n, line in enumerate(lines) if sum(map(len, lines[: n + 1])) <= size]
+    path.write_bytes(path.read_bytes()[:size] + torn.replace(b"\n", b""))
+    store, found = Store.resume(path)
+    with store:
+        assert path.read_bytes() == b"".join(whole)
+        assert len(found.rounds) == sum(b'"kind":"round"' in line for line in whole)
+        store.append(end())
+    assert read(path).end == end()
+    assert path.read_bytes() == b"".join(whole) + to_json(end()).encode() + b"\n"
