@@ -39,7 +39,7 @@ Array = np.ndarray[Any, Any]
 class Summary:
     """One candidate of a run. None: not measured.
 
-    status and reason: of its last fault, if it had one; such a candidate is never recommended.
+    status and reason: of its first fault, if it had one; such a candidate is never recommended.
     time_ns: what is ranked: per inference for latency, per sample for throughput. run_ns: compute
     alone. speedup: over the baseline, paired within rounds. memory_bytes: peak resident set less
     the import of the runtime. launches: those in finished rounds. executed: what
