@@ -228,7 +228,7 @@ class LaunchRecord(Outcome):
     compared with its twin and never ranked. durations: the slices' raw durations in order.
     output_error: the largest difference, relative to the largest magnitude,
     between this launch's output on the fixed sample and the accuracy pass's. executed and
-    deploy_code (the script that runs this in the user's program): of the first round's launches.
+    deploy_code (the script that runs this in the user's program): of the candidate's first launch.
     """
 
     kind: Literal["launch"] = "launch"

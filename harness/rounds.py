@@ -110,7 +110,7 @@ class Rounds:
         self._next = 1 + max((launch.round for launch in launches), default=-1)
         rng = random.Random(f"{asked.seed}/{self._next}")
         self._runner = Runner(setup, asked.rules, store, rng, self._turn)
-        self._runner.remember_warmups(launches)
+        self._runner.remember(launches)
         self._finished = {"screen": 0, "rounds": 0}
         for record in earlier.rounds if earlier else ():
             self._finished[record.phase] += 1

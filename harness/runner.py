@@ -29,8 +29,6 @@ from harness.types import Candidate, Engine, Executed, Scenario, Stage, Status
 
 OUTPUT_TOLERANCE = 1e-3
 """How far a timed launch's output may be from the accuracy pass's, relative to its magnitude."""
-FIRST_ROUND = 0
-"""Its launches say what really runs; later ones are checked by their output alone."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +104,13 @@ class Runner:
         self._phase = "rounds"
         self._passes = rules.passes
         self._places: dict[tuple[str, bool], int] = {}
+        self._explained: set[tuple[str, bool]] = set()
 
-    def remember_warmups(self, launches: Iterable[LaunchRecord]) -> None:
-        """Take the warm-up counts of an earlier part of the run."""
+    def remember(self, launches: Iterable[LaunchRecord]) -> None:
+        """Take over what an earlier part of the run found: warm-up counts, and what ran."""
         for launch in launches:
+            if launch.deploy_code is not None:
+                self._explained.add((launch.candidate, launch.control))
             if launch.warmup_iterations is not None:
                 self._warmups.setdefault(launch.candidate, launch.warmup_iterations)
 
@@ -236,7 +237,8 @@ class Runner:
 
     def _finish(self, number: int, launch: _Launch, *, interleaved: bool) -> None:
         entrant = launch.entrant
-        job = jobs.FinishJob(entrant.fixed or None, explain=number == FIRST_ROUND)
+        key = (entrant.candidate.id, entrant.control)  # said once; then outputs are compared
+        job = jobs.FinishJob(entrant.fixed or None, explain=key not in self._explained)
         answers: list[jobs.Finished] = self._each(launch, job, jobs.Finished, Stage.MEASURE)
         record = LaunchRecord(
             at=datetime.now(UTC),
@@ -255,6 +257,7 @@ class Runner:
         if answers:
             launch.refusal = _mismatch(entrant.candidate, answers)
             last = answers[0]
+            self._explained.add(key)
             record = record.model_copy(
                 update={
                     "memory": _memory(answers),

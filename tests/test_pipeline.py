@@ -214,21 +214,33 @@ from pipeline import LAB, configure
 from harness.cache import Cache
 from harness.run import sweep
 folder = Path(sys.argv[1])
-config = configure(folder, measure={"rounds": 6}, precisions=["fp32", "int8"])
+measure = {"rounds": 6, "live_memory_fraction": float(sys.argv[3])}
+config = configure(folder, measure=measure, precisions=["fp32", "int8"])
 sweep(config, LAB, Cache(folder / "cache"), lambda event: print(event.text, flush=True))
 """
 
 
-def start_and_stop(folder: Path, when: str, number: int) -> Path:
-    """Start a sweep in a process of its own, and signal it once it says ``when``."""
+def start_and_stop(folder: Path, when: str, number: int, live: float = 0.6) -> Path:
+    """Start a sweep in a process of its own, and signal it once it says ``when``.
+
+    when: a text, or the number of launch records that are kept by then.
+    """
     child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(folder), str(Path(__file__).parent)],
+        [sys.executable, "-c", KILLED, str(folder), str(Path(__file__).parent), str(live)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert child.stdout is not None
-    seen = any(when in line for line in child.stdout)
+    records = folder / "results" / "bench"
+
+    def reached(line: str) -> bool:
+        if not when.isdigit():
+            return when in line
+        kept = "".join(path.read_text() for path in records.glob("*.jsonl"))
+        return kept.count('"kind":"launch"') >= int(when)
+
+    seen = any(reached(line) for line in child.stdout)
     os.kill(child.pid, number)
     _, errors = child.communicate(timeout=60)
     assert seen, errors
@@ -253,6 +265,16 @@ def test_a_killed_run_resumes_in_its_file(tmp_path, when):
     assert results.end.why == "done"
     for launch in results.launches:
         results.numbers(launch.durations)
+
+
+def test_what_ran_is_said_of_every_candidate_after_a_kill_within_a_round(tmp_path):
+    path = start_and_stop(tmp_path, "1", signal.SIGKILL, live=1e-9)  # one launch after another
+    assert not read(path).rounds
+    assert read(path).launches
+    results = resume(path.stem, str(tmp_path / "results"), LAB, Cache(tmp_path / "cache"))
+    summaries = analyse(results).summaries
+    assert all(summary.deploy_code for summary in summaries)
+    assert all(summary.executed for summary in summaries)
 
 
 def test_workers_die_with_their_parent(tmp_path):
