@@ -58,7 +58,8 @@ class Behaviour:
 
     latency_us: busy for that long in each run, times exp(normal x jitter), from a fixed seed.
     fail_at, crash_at, hang_at: ``build``, ``open`` or ``run``; raise one of :data:`EXCEPTIONS`
-    by its name in ``exception``, die of SIGSEGV, or sleep for ``hang_s`` seconds.
+    by its name in ``exception``, die of SIGSEGV, or sleep for ``hang_s`` seconds; ``run`` only
+    after so many of a session's runs went well (``good_runs``).
     allocate_mb: held by an open session, in MiB, every page touched.
     error: distance from the float32 outputs, relative; negative means the precision's own.
     wrong_output: the outputs of another model. nan: the first value is not a number.
@@ -75,6 +76,7 @@ class Behaviour:
     crash_at: str = ""
     hang_at: str = ""
     hang_s: float = 3600.0
+    good_runs: int = 0
     allocate_mb: int = 0
     error: float = -1.0
     wrong_output: bool = False
@@ -193,6 +195,7 @@ class NullSession:
             self._held = np.ones(self._behaviour.allocate_mb * MEBIBYTE, np.uint8)
         self._feed: Optional[dict[str, Array]] = None
         self._results: Optional[dict[str, Array]] = None
+        self._runs = 0
         self.inputs = _specs(content["inputs"])
         self.outputs = _specs(content["outputs"])
 
@@ -224,7 +227,9 @@ class NullSession:
         end = time.perf_counter() + self._latency_s()
         if self._feed is None:
             raise BackendError("null: nothing is bound")
-        self._behaviour.act("run")
+        if self._runs >= self._behaviour.good_runs:
+            self._behaviour.act("run")
+        self._runs += 1
         self._results = project(self._content, self._feed)
         if self._behaviour.nondeterministic:
             factor = 1 + 0.1 * random.random()

@@ -22,8 +22,8 @@ import numpy as np
 
 from backends.ort import BACKEND
 from harness.backend import BuildRequest
+from harness.chains import write_chain
 from harness.measure import slices
-from harness.selftest import write_chain
 from harness.types import Precision, Settings
 
 SLICE_NS = 100_000_000

@@ -7,12 +7,13 @@ medians. Candidates are compared within the rounds that were finished, all pairs
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from harness.errors import StoreError
 from harness.evidence import Evidence, Look, final_looks, plan_looks
 from harness.record import (
     AccuracyRecord,
@@ -30,6 +31,8 @@ from harness.stats import (
     paired_drop,
 )
 from harness.store import Results
+from harness.sustained import Sustained, sustained
+from harness.tails import Tail, tail
 from harness.types import Candidate, Executed, Scenario, Status
 
 Array = np.ndarray[Any, Any]
@@ -45,6 +48,8 @@ class Summary:
     the import of the runtime. launches: those in finished rounds. executed: what
     really ran. deploy_code: the script that runs it in the user's program.
     dropped: why it was not launched to the end; its figures are of fewer launches.
+    preempted: the part of the iterations during which the scheduler took the CPU away. tail: of
+    launches that had the host to themselves.
     """
 
     candidate: Candidate
@@ -68,6 +73,8 @@ class Summary:
     deploy_code: str | None = None
     steady: bool | None = None
     run_delay: float | None = None
+    preempted: float | None = None
+    tail: Tail | None = None
     notes: tuple[str, ...] = ()
     dropped: str | None = None
 
@@ -84,12 +91,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that a run's records say."""
+    """All that a run's records say.
+
+    void: why nothing may be concluded from this session, if so.
+    """
 
     run: RunRecord
     summaries: tuple[Summary, ...]
     comparisons: Mapping[Scenario, Evidence]
     finished: str | None
+    sustained: Sustained | None = None
+    void: str | None = None
     notes: tuple[str, ...] = field(default=())
 
     def summary(self, candidate_id: str) -> Summary | None:
@@ -113,7 +125,9 @@ def analyse(results: Results, *, under_way: bool = False) -> Analysis:
     run = results.run
     index = _Index(results)
     why = results.end.why if results.end else "interrupted"
-    comparisons = gather(run, index.paired, cut=why != "done" and not under_way)
+    decided = any(each.phase in ("tail", "sustain") for each in results.launches)
+    cut = why != "done" and not under_way and not decided
+    comparisons = gather(run, index.paired, cut=cut)
     summaries = tuple(_summarise(each, index, comparisons) for each in run.candidates)
     skipped = tuple(
         Summary(skip.candidate, skip.status, skip.reason, skip.fix) for skip in run.skips
@@ -123,8 +137,47 @@ def analyse(results: Results, *, under_way: bool = False) -> Analysis:
         summaries=summaries + skipped,
         comparisons=comparisons,
         finished=results.end.why if results.end else None,
+        sustained=_sustained(results),
+        void=_void(results, comparisons.values()),
         notes=results.notes,
     )
+
+
+def _void(results: Results, comparisons: Iterable[Evidence]) -> str | None:
+    """Why the rounds prove nothing: equal engines differed, or the device was throttled."""
+    for each in comparisons:
+        if each.control_apart is not None:
+            return (
+                "a hidden duplicate differed from its twin by"
+                f" {100 * (each.control_apart.value - 1):+.2f} % (99.9 %"
+                f" {100 * (each.control_apart.low - 1):+.2f} to"
+                f" {100 * (each.control_apart.high - 1):+.2f}), which is too much for equal engines"
+            )
+    if results.run.config.get("measure", {}).get("allow_throttling"):
+        return None
+    rounds = [each for each in results.rounds if each.phase == "rounds"]
+    events = sum(each.throttled or 0 for each in rounds)
+    if events:
+        return f"the processor was throttled for heat {events} times during the rounds"
+    held = {f"GPU {g.index}: {why}" for each in rounds for g in each.gpus for why in g.held_down}
+    if held:
+        return f"the clocks were held down during the rounds ({', '.join(sorted(held))})"
+    return None
+
+
+def _sustained(results: Results) -> Sustained | None:
+    """The last stretch of load; its parts are of the same processes, opened in the same time."""
+    parts = [each for each in results.launches if each.phase == "sustain" and each.ok]
+    if not parts:
+        return None
+    opened = {(each.candidate, each.control): each.open_ns for each in parts}
+    last = [each for each in parts if each.open_ns == opened[each.candidate, each.control]]
+    values = {
+        place: value
+        for place, each in enumerate(last)
+        if (value := launch_value(each, RANKED)) is not None
+    }
+    return sustained(last, results.rounds, values)
 
 
 def launch_value(launch: LaunchRecord, timed: Iterable[str]) -> float | None:
@@ -135,6 +188,20 @@ def launch_value(launch: LaunchRecord, timed: Iterable[str]) -> float | None:
     values = [_per_sample(slice_, timed) for slice_ in launch.slices]
     logs = [math.log(value) for value in values if value]
     return sum(logs) / len(logs) if logs else None
+
+
+def raw_slices(results: Results, launch: LaunchRecord) -> Iterator[Array]:
+    """Each ranked slice's durations per sample, in ns, without those at its start that settle.
+
+    Raises StoreError where they are damaged.
+    """
+    numbers = results.numbers(launch.durations) if launch.durations else np.empty(0)
+    start = 0
+    for each in launch.slices:
+        part = numbers[start + each.settling : start + each.iterations]
+        start += each.iterations
+        if each.timed in RANKED:
+            yield part / each.samples_per_iteration
 
 
 def _per_sample(slice_: Slice, timed: Iterable[str]) -> float | None:
@@ -198,6 +265,7 @@ class _Index:
 
     def __init__(self, results: Results) -> None:
         finished = {each.round for each in results.rounds if each.phase == "rounds"}
+        self.results = results
         self.run = results.run
         self.paired = [each for each in results.launches if each.ok and each.round in finished]
         self.launches: dict[str, list[LaunchRecord]] = {}
@@ -223,6 +291,17 @@ class _Index:
     def accuracy(self, candidate: Candidate) -> AccuracyRecord | None:
         """The candidate's own accuracy pass, or the good one that it shares with others."""
         return self._judged.get(candidate.id) or self._shared.get(candidate.accuracy_key)
+
+    def tail(self, candidate: Candidate) -> Tail | None:
+        """Of its launches alone; None where there were none, or their durations are gone."""
+        alone = [x for x in self.launches.get(candidate.id, ()) if x.ok and x.phase == "tail"]
+        if not alone:
+            return None
+        try:
+            durations = [np.concatenate(list(raw_slices(self.results, x))) for x in alone]
+        except StoreError:
+            return None
+        return tail(durations, _run_delay(alone), _preempted(alone))
 
     def own(self, candidate: Candidate) -> list[LaunchRecord]:
         """Its launches in finished rounds; if it has none (screened out), all that are good."""
@@ -266,6 +345,8 @@ def _summarise(
         deploy_code=next((each.deploy_code for each in launches if each.deploy_code), None),
         steady=all(each.steady is not False for each in own) if own else None,
         run_delay=_run_delay(own),
+        preempted=_preempted(own),
+        tail=index.tail(candidate),
         notes=build.notes if build else (),
         dropped=index.dropped.get(candidate.id),
     )
@@ -307,6 +388,14 @@ def _run_delay(launches: Sequence[LaunchRecord]) -> float | None:
     waited = sum(s.run_delay_ns or 0 for s in known)
     ran = sum(s.cpu_ns or 0 for s in known)
     return waited / (waited + ran) if waited + ran else None
+
+
+def _preempted(launches: Sequence[LaunchRecord]) -> float | None:
+    """The part of the iterations during which the CPU was taken away, at most."""
+    known = [s for each in launches for s in each.slices if s.involuntary_switches is not None]
+    iterations = sum(s.iterations for s in known)
+    switches = sum(min(s.involuntary_switches or 0, s.iterations) for s in known)
+    return switches / iterations if iterations else None
 
 
 def _median(values: Iterable[float | None]) -> float | None:

@@ -149,6 +149,10 @@ def sweep(
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="20 launches of every candidate; drop nothing.")
     ] = False,
+    sustain: Annotated[
+        str | None,
+        typer.Option(help='Then keep the best under load for so long, such as "10m".'),
+    ] = None,
     max_accuracy_drop: AccuracyDrop = None,
     max_latency: Latency = None,
     max_memory: Memory = None,
@@ -170,6 +174,7 @@ def sweep(
         "backends": backend,
         "precisions": precision,
         "budget": budget,
+        "sustain": sustain,
         "measure.rounds": MOST_ROUNDS if exhaustive else rounds,
         "constraints.max_accuracy_drop": max_accuracy_drop,
         "constraints.max_latency": max_latency,

@@ -45,6 +45,7 @@ from harness.config_values import (
     parse_size,
     some,
     text_like,
+    truth,
     whole,
     wrong,
 )
@@ -212,6 +213,15 @@ class Measure(_Table):
         default=0.6,
         description="part of the available memory that processes alive together may fill",
     )
+    tail_cap_s: Annotated[float, number(0, 86_400)] = Field(
+        default=10.0,
+        description="longest time of one of the launches that measure the best ones' p99, in "
+        "seconds; 0: none",
+    )
+    allow_throttling: Annotated[bool, truth] = Field(
+        default=False,
+        description="the device will run throttled anyway: a session in which it was isn't void",
+    )
 
 
 class SweepConfig(_Table):
@@ -244,6 +254,11 @@ class SweepConfig(_Table):
         default=None,
         alias="budget",
         description="longest time of the measurement; unlimited when absent",
+    )
+    sustain_s: Optional[_Duration] = Field(
+        default=None,
+        alias="sustain",
+        description="how long the best are kept under load after the decision, beside the budget",
     )
     seed: Annotated[int, whole(0, 2**32 - 1)] = Field(
         default=0, description="seed of every random choice: splits and orders"

@@ -177,6 +177,17 @@ def number(low: float, high: float, *, above: bool = False) -> Reader:
     return Reader(expects, read)
 
 
+def _read_truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        hint = f"try {str(value).lower()}" if str(value).lower() in {"true", "false"} else ""
+        raise wrong(value, TRUTH, hint)
+    return value
+
+
+TRUTH = "true or false"
+truth = Reader(TRUTH, _read_truth)
+
+
 def text_like(expects: str, pattern: str = r"\S[^\0\n\r]*", hint: str = "") -> Reader:
     """Text, or a path, all of which fits the pattern."""
 

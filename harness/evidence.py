@@ -18,13 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from harness.stats import Interval, Verdict, half_widths, verdict
+from harness.stats import Interval, Verdict, geometric_interval, half_widths, verdict
 
 Array = np.ndarray[Any, Any]
 
 ALPHA = 0.05
 MARGIN = math.log(1.02)
 """Differences of less than 2 % are ties whatever their sign."""
+
+
+SURE = 0.999
+"""A session in which equal engines differ so surely by more than half the margin is void."""
+
+LEAST_CONTROLS = 3
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,20 @@ class Evidence:
     def seen(self) -> tuple[_Seen, ...]:
         """The looks that the finished rounds allow."""
         return tuple(self._see(look) for look in self.looks if look.rounds <= len(self.numbers))
+
+    @property
+    def control_apart(self) -> Interval | None:
+        """How far the null control was from its twin, if that is too far for equal engines.
+
+        Its 99.9 % interval then lies outside of half the margin, on either side.
+        """
+        if len(self.control) < LEAST_CONTROLS:
+            return None
+        sure = geometric_interval(np.array(self.control), SURE)
+        half = self.margin / 2
+        if sure is None or (math.log(sure.low) <= half and math.log(sure.high) >= -half):
+            return None
+        return sure
 
     @property
     def rounds(self) -> int:

@@ -83,7 +83,8 @@ class Recommendation:
     """The choice for one target. choice None: no candidate is certified to meet the constraints.
 
     runner_up: the best admissible candidate that isn't tied with the choice. certainty: in words.
-    unknown: what has to be measured to answer this question fully, with the command.
+    unknown: what has to be measured to answer this question fully, with the command. void: why
+    nothing may be concluded from this session, and so nothing is chosen.
     """
 
     objective: Objective
@@ -93,6 +94,7 @@ class Recommendation:
     judgements: tuple[Judgement, ...]
     certainty: str
     unknown: tuple[str, ...] = ()
+    void: str | None = None
 
     def placed(self, *places: str) -> tuple[Judgement, ...]:
         """The judgements in these places, in order."""
@@ -111,7 +113,7 @@ def recommend(
     going = [s for s in own if _is_known(s, objective) and s.dropped is None]
     admissible = [s for s in going if _all_meet(checks[s.candidate.id])]
     best = min(admissible, key=lambda s: _cost(s, objective), default=None)
-    tied = _tie_set(best, admissible, compared, objective) if best else []
+    tied = _tie_set(best, admissible, compared, objective) if best and not analysis.void else []
     choice = _resolve(tied)
     front = {s.candidate.id for s in pareto_front([s for s in own if _is_measured(s)])}
     judgements = tuple(
@@ -127,7 +129,7 @@ def recommend(
         for s in sorted(own, key=lambda s: _cost(s, objective))
     )
     others = [s for s in admissible if s not in tied]
-    runner_up = min(others, key=lambda s: _cost(s, objective), default=None)
+    runner_up = min(others, key=lambda s: _cost(s, objective), default=None) if choice else None
     return Recommendation(
         objective=objective,
         limits=limits,
@@ -136,6 +138,7 @@ def recommend(
         judgements=judgements,
         certainty=_certainty(analysis, choice, tied, runner_up, objective),
         unknown=_unknown(analysis, own, judgements, objective),
+        void=analysis.void,
     )
 
 
@@ -311,6 +314,8 @@ def _certainty(
     runner_up: Summary | None,
     objective: Objective,
 ) -> str:
+    if analysis.void:
+        return f"this session is void: {analysis.void}"
     if choice is None:
         return "no candidate is certified to meet every constraint"
     compared = analysis.comparisons.get(choice.candidate.settings.scenario)

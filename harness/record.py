@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from harness.gpu import GpuState
 from harness.types import (
     Candidate,
     Device,
@@ -27,8 +28,26 @@ from harness.types import (
 )
 
 # The shared dataclasses are read here by pydantic, which would skip fields that it does not know.
-for _shared in (Candidate, Device, Engine, Executed, Probe, Settings, Share, TensorSpec):
+for _shared in (
+    Candidate,
+    Device,
+    Engine,
+    Executed,
+    GpuState,
+    Probe,
+    Settings,
+    Share,
+    TensorSpec,
+):
     setattr(_shared, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010 - not theirs
+
+
+Phase = Literal["screen", "rounds", "tail", "sustain"]
+"""What a round is for. Only those of ``rounds`` are evidence for the ranking.
+
+A screen's launches are short, and decide only who goes on. A tail's are alone on the host. A
+sustained stretch is one launch of each candidate, kept in parts, one round each.
+"""
 
 
 class _Frozen(BaseModel):
@@ -236,7 +255,7 @@ class LaunchRecord(Outcome):
     at: datetime
     candidate: str
     round: int
-    phase: Literal["screen", "rounds"] = "rounds"
+    phase: Phase = "rounds"
     position: int
     control: bool = False
     interleaved: bool = True
@@ -256,21 +275,22 @@ class LaunchRecord(Outcome):
 class RoundRecord(_Frozen):
     """The end of a round: its launches may be paired only if this line exists.
 
-    phase: a screen's launches are short, and decide only who goes on. steal, stalled: parts of the
-    round's time that a hypervisor took, and that some task waited for a CPU (PSI). throttled:
-    thermal events. clock_hz: the CPUs' mean frequency at its end.
+    steal, stalled: parts of the round's time that a hypervisor took, and that some task waited for
+    a CPU (PSI). throttled: thermal events. clock_hz: the CPUs' mean frequency at its end. gpus:
+    what each GPU that was measured on said at its end.
     """
 
     kind: Literal["round"] = "round"
     schema_version: Literal[1] = 1
     at: datetime
     round: int
-    phase: Literal["screen", "rounds"] = "rounds"
+    phase: Phase = "rounds"
     elapsed_s: float
     steal: Optional[float] = None
     stalled: Optional[float] = None
     throttled: Optional[int] = None
     clock_hz: Optional[float] = None
+    gpus: tuple[GpuState, ...] = ()
 
 
 class DropRecord(_Frozen):

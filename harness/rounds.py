@@ -1,26 +1,30 @@
 """The rounds of a run: a screen, then rounds with looks at the evidence, until enough is known.
 
 With a fixed number of rounds (``measure.rounds``) nothing is screened or dropped, and the evidence
-is looked at once, at the end.
+is looked at once, at the end. Once the decision is made, the best are launched alone for their
+tails, and stay under load for as long as the user asked (``sustain``).
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Literal
 
-from harness.analysis import Analysis, analyse, launch_value
+from harness import jobs
+from harness.analysis import Analysis, Summary, analyse, launch_value
 from harness.config import SweepConfig
 from harness.evidence import SPENT, plan_looks
-from harness.noise import between, clock_hz, read_counters
-from harness.recommendation import Limits, check_limits
-from harness.record import DropRecord, RoundRecord
-from harness.runner import Entrant, Rules, Runner, free_memory_bytes
+from harness.gpu import GpuState, read_gpus
+from harness.measure import slices
+from harness.noise import HostCounters, between, clock_hz, read_counters
+from harness.recommendation import Limits, Objective, Recommendation, check_limits, recommend
+from harness.record import DropRecord, Phase, RoundRecord
+from harness.runner import Entrant, Round, Rules, Runner, free_memory_bytes
 from harness.schedule import (
     SCREEN_FROM,
     Dropped,
@@ -34,10 +38,19 @@ from harness.schedule import (
 from harness.setup import Setup
 from harness.stats import Answer
 from harness.store import Results, Store, read
+from harness.tails import ENOUGH_ITERATIONS, ENOUGH_LAUNCHES
 from harness.types import Scenario
 
-Phase = Literal["screen", "rounds"]
 SCREEN_PASSES = 2
+MOST_FINALISTS = 3
+"""How many of those tied with the best are launched for their tails."""
+TAIL_NS = 1_000_000_000
+"""A tail's launch measures at least so long, if its cap allows it."""
+MOST_SUSTAINED = 4
+PARTS = 10
+"""Of a sustained stretch: enough to see a trend, and long enough to be compared."""
+LAUNCH_S = 1.5
+"""What opening and warming up takes, before it is known."""
 
 Shown = Callable[[int, int, str, float | None], None]
 """Told of progress: rounds done, rounds planned at most, what runs now, seconds left."""
@@ -47,12 +60,14 @@ Shown = Callable[[int, int, str, float | None], None]
 class Asked:
     """What the rounds are for: the part of the configuration that decides when enough is known."""
 
-    objective: str
+    objective: Objective
     limits: Limits
     fixed_rounds: int | None
     budget_s: float | None
     seed: int
     rules: Rules
+    tail_cap_s: float = 0.0
+    sustain_s: float | None = None
 
     @classmethod
     def of(cls, config: SweepConfig) -> Asked:
@@ -64,6 +79,8 @@ class Asked:
             fixed_rounds=measure.rounds,
             budget_s=config.budget_s,
             seed=config.seed,
+            tail_cap_s=measure.tail_cap_s,
+            sustain_s=config.sustain_s,
             rules=Rules(
                 passes=measure.passes,
                 slice_ns=measure.slice_ms * 1_000_000,
@@ -105,13 +122,14 @@ class Rounds:
         self._began = began
         self._show = show
         self._took: list[float] = []
+        self._phase: Phase = "rounds"
         launches = earlier.launches if earlier else ()
         # An interrupted round is kept, and never gone on with: the next has a number of its own.
         self._next = 1 + max((launch.round for launch in launches), default=-1)
         rng = random.Random(f"{asked.seed}/{self._next}")
         self._runner = Runner(setup, asked.rules, store, rng, self._turn)
         self._runner.remember(launches)
-        self._finished = {"screen": 0, "rounds": 0}
+        self._finished: Counter[Phase] = Counter()
         for record in earlier.rounds if earlier else ():
             self._finished[record.phase] += 1
         gone = {each.candidate for each in launches if not each.ok}
@@ -121,6 +139,17 @@ class Rounds:
 
     def run(self) -> str:
         """Why it ended: ``done`` or ``budget``."""
+        why = self._rank()
+        if why == "done":
+            self._tails()
+        if self._asked.sustain_s is not None:
+            self._sustain(self._asked.sustain_s)
+        done = self._finished["rounds"]
+        self._show(done, done, "done", 0.0)
+        return why
+
+    def _rank(self) -> str:
+        """Launch until the decision is made."""
         if self._asked.fixed_rounds is None and not self._finished["rounds"] and not self._screen():
             return "budget"
         if self._asked.fixed_rounds is None:
@@ -132,7 +161,6 @@ class Rounds:
                 break
             if not self._round("rounds", self._entrants):
                 return "budget"
-        self._show(self._finished["rounds"], self._finished["rounds"], "done", 0.0)
         return "done"
 
     # -- the screen ----------------------------------------------------------------------------
@@ -225,45 +253,116 @@ class Rounds:
                 )
             )
 
+    # -- after the decision --------------------------------------------------------------------
+
+    def _decision(self) -> Recommendation:
+        return recommend(self._analysis(), self._asked.limits, self._asked.objective)
+
+    def _among(self, summaries: Iterable[Summary | None], most: int) -> dict[str, Entrant]:
+        """The first ``most`` of these that may still be launched, in order."""
+        ids = dict.fromkeys(each.candidate.id for each in summaries if each is not None)
+        known = {name: self._entrants[name] for name in ids if name in self._entrants}
+        return dict(list(known.items())[:most])
+
+    def _tails(self) -> None:
+        """Launch the best and those tied with it, each alone, as long as the budget allows."""
+        if not self._asked.tail_cap_s or self._asked.objective == "throughput":
+            return
+        decided = self._decision()
+        best = [each.summary for each in decided.placed("choice", "tied")]
+        finalists = self._among([decided.choice, *best], MOST_FINALISTS)
+        times = {s.candidate.id: s.time_ns.value for s in best if s.time_ns is not None}
+        cap_ns = self._asked.tail_cap_s * 1e9
+        turns = {name: (tail_job(times[name], cap_ns),) for name in finalists}
+        seconds = sum(
+            LAUNCH_S + max(job.min_ns, job.min_iterations * times[name]) / 1e9
+            for name, (job,) in turns.items()
+        )
+        while finalists and self._finished["tail"] < ENOUGH_LAUNCHES:
+            if self._spent(seconds):
+                return
+            round_ = Round(self._take_number("tail"), "tail", passes=1, turns=turns, alone=True)
+            before = self._look_around(finalists.values())
+            failed = self._runner.round(round_, list(finalists.values()), free_memory_bytes())
+            self._keep(round_, before, failed)
+            for name in failed:
+                finalists.pop(name, None)
+
+    def _sustain(self, span_s: float) -> None:
+        """Keep the best, the runner-up and the baseline busy, to see whether the ranking holds."""
+        if self._finished["sustain"] >= PARTS:
+            return
+        decided = self._decision()
+        tied = [each.summary for each in decided.placed("tied")]
+        wanted = [decided.choice, decided.runner_up, self._analysis().baseline, *tied]
+        ranked = [each.summary for each in decided.placed("admissible", "unresolved")]
+        chosen = list(self._among([*wanted, *ranked], MOST_SUSTAINED).values())
+        if not chosen:
+            return
+        chosen.append(replace(chosen[0], control=True))
+        while len(chosen) > 1 and not self._runner.fit_together(chosen, free_memory_bytes()):
+            chosen.pop(-2 if len(chosen) > 2 else -1)  # noqa: PLR2004 - the control goes last
+        first = self._take_number("sustain")
+        before = self._look_around(chosen)
+        parts = self._runner.sustain(first, chosen, span_s / PARTS, PARTS)
+        for part, failed in enumerate(parts):
+            self._keep(Round(first + part, "sustain"), before, failed)
+            before = self._look_around(chosen)
+            self._next = first + part + 1
+
     # -- a round -------------------------------------------------------------------------------
 
     def _round(self, phase: Phase, entrants: dict[str, Entrant]) -> bool:
         """One round. False: the budget doesn't allow it."""
-        if self._over_budget(len(entrants)):
+        if self._spent(max(self._took, default=0.0) * (len(entrants) + 1)):
             return False
-        number, self._next = self._next, self._next + 1
-        self._phase = phase
         everyone = [*entrants.values()]
         if self._control in entrants:
             everyone.append(replace(entrants[self._control], control=True))
         passes = min(SCREEN_PASSES, self._asked.rules.passes) if phase == "screen" else None
-        began, before = monotonic(), read_counters(_now_ns())
-        failed = self._runner.round(number, everyone, free_memory_bytes(), phase, passes)
-        noise = between(before, read_counters(_now_ns()), clock_hz())
+        round_ = Round(self._take_number(phase), phase, passes)
+        before = self._look_around(everyone)
+        failed = self._runner.round(round_, everyone, free_memory_bytes())
+        took = self._keep(round_, before, failed)
+        self._took.append(took / len(everyone))
+        return True
+
+    def _take_number(self, phase: Phase) -> int:
+        number, self._next = self._next, self._next + 1
+        self._phase = phase
+        return number
+
+    def _look_around(self, entrants: Iterable[Entrant]) -> _Before:
+        on_gpu = any(each.candidate.device.startswith("gpu") for each in entrants)
+        gpus = read_gpus() if on_gpu else ()
+        return _Before(monotonic(), read_counters(_now_ns()), gpus)
+
+    def _keep(self, round_: Round, before: _Before, failed: Iterable[str]) -> float:
+        """Record the end of a round, let go of who failed; how long it took, in s."""
+        noise = between(before.counters, read_counters(_now_ns()), clock_hz())
+        took = monotonic() - before.at_s
         for name in failed:
             self._entrants.pop(name, None)
-        took = monotonic() - began
-        self._took.append(took / len(everyone))
-        self._finished[phase] += 1
+        self._finished[round_.phase] += 1
         self._store.append(
             RoundRecord(
                 at=datetime.now(UTC),
-                round=number,
-                phase=phase,
+                round=round_.number,
+                phase=round_.phase,
                 elapsed_s=took,
                 steal=noise.steal,
                 stalled=noise.stalled,
                 throttled=noise.throttled,
                 clock_hz=noise.clock_hz,
+                gpus=_with_others(before.gpus, read_gpus() if before.gpus else ()),
             )
         )
-        return True
+        return took
 
-    def _over_budget(self, entrants: int) -> bool:
-        if self._asked.budget_s is None:
-            return False
-        expected = max(self._took, default=0.0) * (entrants + 1)
-        return monotonic() - self._began + expected > self._asked.budget_s
+    def _spent(self, seconds: float) -> bool:
+        """Whether the budget doesn't allow so many seconds more."""
+        budget = self._asked.budget_s
+        return budget is not None and monotonic() - self._began + seconds > budget
 
     def _results(self) -> Results:
         return read(self._store.path)
@@ -276,10 +375,44 @@ class Rounds:
         fixed = self._asked.fixed_rounds
         goal = fixed or next((look.rounds for look in SPENT if look.rounds > done), done)
         left = None
-        if self._took:
+        if self._took and self._phase in ("screen", "rounds"):
             left = (goal - done) * len(self._entrants) * sum(self._took) / len(self._took)
-        name = "screen" if self._phase == "screen" else f"round {done + 1} of {goal}"
+        name = {
+            "screen": "screen",
+            "rounds": f"round {done + 1} of {goal}",
+            "tail": f"tails, launch {self._finished['tail'] + 1} of {ENOUGH_LAUNCHES}",
+            "sustain": f"sustained load, part {self._finished['sustain'] + 1} of {PARTS}",
+        }[self._phase]
         self._show(done, goal, f"{name}: {self._names.get(candidate_id)}: {doing}", left)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What the host was like when a round began."""
+
+    at_s: float
+    counters: HostCounters
+    gpus: tuple[GpuState, ...]
+
+
+def _with_others(before: Sequence[GpuState], after: Sequence[GpuState]) -> tuple[GpuState, ...]:
+    """The states at the end, with whoever computed on the same GPU before or after."""
+    known = {each.index: each.others for each in before}
+    return tuple(
+        replace(each, others=tuple(sorted({*each.others, *known.get(each.index, ())})))
+        for each in after
+    )
+
+
+def tail_job(time_ns: float, cap_ns: float) -> jobs.SliceJob:
+    """One launch's share of the iterations that a p99 takes, or what the cap allows of it.
+
+    time_ns: of one iteration.
+    """
+    settling = 2 + math.ceil(slices.SETTLING_NS / time_ns)
+    wanted = math.ceil(ENOUGH_ITERATIONS / ENOUGH_LAUNCHES) + settling
+    most = max(1, int(cap_ns / time_ns))
+    return jobs.SliceJob("end-to-end", int(min(TAIL_NS, cap_ns)), min(wanted, most))
 
 
 def _short_names(entrants: Iterable[Entrant]) -> dict[str, str]:

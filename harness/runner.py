@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import base64
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
 
 from harness import jobs
 from harness.child import Child
-from harness.record import LaunchRecord, Memory, Slice
+from harness.record import LaunchRecord, Memory, Phase, Slice
 from harness.setup import Setup
 from harness.store import Store
 from harness.types import Candidate, Engine, Executed, Scenario, Stage, Status
@@ -44,11 +46,14 @@ class Rules:
     warmup_cap_ns: int = 10_000_000_000
     live_memory_fraction: float = 0.6
 
-    def slices(self, scenario: Scenario) -> tuple[tuple[str, int], ...]:
-        """What one turn measures: (what is timed, for how long)."""
+    def turn(self, scenario: Scenario) -> tuple[jobs.SliceJob, ...]:
+        """What one turn measures."""
         if scenario is Scenario.THROUGHPUT:
-            return (("throughput", self.slice_ns),)
-        return (("end-to-end", self.slice_ns), ("run", self.slice_ns // 4))
+            return (jobs.SliceJob("throughput", self.slice_ns, self.min_iterations),)
+        return (
+            jobs.SliceJob("end-to-end", self.slice_ns, self.min_iterations),
+            jobs.SliceJob("run", self.slice_ns // 4, self.min_iterations),
+        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Entrant:
 
     fixed: the file with its accuracy pass's output on the fixed sample; empty: none to compare.
     need_bytes: the memory of one of its processes. control: a second, hidden launch of the same
-    candidate, which shows what differences this host makes of nothing.
+    candidate, which shows what differences this host makes of nothing. setup: of another run that
+    it comes from; None: the runner's.
     """
 
     candidate: Candidate
@@ -65,6 +71,22 @@ class Entrant:
     fixed: str
     need_bytes: int
     control: bool = False
+    setup: Setup | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """How one round is measured.
+
+    passes: turns of each launch; None: as the rules say. turns: by candidate id, what one turn of
+    it measures; where it isn't in, as the rules say. alone: no two processes live at once.
+    """
+
+    number: int
+    phase: Phase = "rounds"
+    passes: int | None = None
+    turns: Mapping[str, tuple[jobs.SliceJob, ...]] = field(default_factory=dict)
+    alone: bool = False
 
 
 @dataclass
@@ -79,6 +101,10 @@ class _Launch:
     slices: list[Slice] = field(default_factory=list)
     durations: list[np.ndarray[Any, Any]] = field(default_factory=list)
     refusal: jobs.Refused | None = None
+
+    def forget(self) -> None:
+        """Let go of what has been kept."""
+        self.slices, self.durations = [], []
 
 
 class Runner:
@@ -101,8 +127,6 @@ class Runner:
         self._rng = rng
         self._on_turn = on_turn
         self._warmups: dict[str, int] = {}
-        self._phase = "rounds"
-        self._passes = rules.passes
         self._places: dict[tuple[str, bool], int] = {}
         self._explained: set[tuple[str, bool]] = set()
 
@@ -114,30 +138,49 @@ class Runner:
             if launch.warmup_iterations is not None:
                 self._warmups.setdefault(launch.candidate, launch.warmup_iterations)
 
-    def round(
-        self,
-        number: int,
-        entrants: Sequence[Entrant],
-        free_bytes: int,
-        phase: str = "rounds",
-        passes: int | None = None,
-    ) -> list[str]:
+    def round(self, round_: Round | int, entrants: Sequence[Entrant], free_bytes: int) -> list[str]:
         """Launch every entrant once. Returns the ids of those that failed."""
-        self._phase = phase
-        self._passes = passes or self._rules.passes
-        need = sum(each.need_bytes * each.candidate.settings.processes for each in entrants)
-        together = need <= self._rules.live_memory_fraction * free_bytes
-        order = self._order(entrants, mirrored=number % 2 == 1 and not together)
+        round_ = Round(round_) if isinstance(round_, int) else round_
+        together = not round_.alone and self.fit_together(entrants, free_bytes)
+        order = self._order(entrants, mirrored=round_.number % 2 == 1 and not together)
         groups = [order] if together else [[each] for each in order]
         failed = []
         position = 0
         for group in groups:
             launches = [_Launch(each, position + place) for place, each in enumerate(group)]
             position += len(group)
-            failed += self._group(number, launches, interleaved=together)
+            with self._lives(launches):
+                self._measure(round_, launches, interleaved=together)
+            failed += _failed(launches)
         return failed
 
-    def _order(self, entrants: Sequence[Entrant], *, mirrored: bool) -> list[Entrant]:
+    def fit_together(self, entrants: Sequence[Entrant], free_bytes: int) -> bool:
+        """Whether the memory allows all of them to live at once."""
+        need = sum(each.need_bytes * each.candidate.settings.processes for each in entrants)
+        return need <= self._rules.live_memory_fraction * free_bytes
+
+    def sustain(
+        self, first: int, entrants: Sequence[Entrant], part_s: float, parts: int
+    ) -> Iterator[list[str]]:
+        """One launch of each, taking turns without a pause, kept in ``parts`` of ``part_s`` each.
+
+        Yields after every part, numbered from ``first``, the ids of those that failed in it.
+        """
+        launches = [_Launch(each, place) for place, each in enumerate(self._order(entrants))]
+        with self._lives(launches):
+            self._begin(launches)
+            for part in range(parts):
+                round_ = Round(first + part, "sustain")
+                end = monotonic() + part_s
+                while monotonic() < end:
+                    self._pass(round_, launches)
+                for launch in launches:
+                    self._finish(round_, launch, interleaved=True, ends=part == parts - 1)
+                    launch.forget()
+                yield _failed(launches)
+                launches = [each for each in launches if each.refusal is None]
+
+    def _order(self, entrants: Sequence[Entrant], *, mirrored: bool = False) -> list[Entrant]:
         """At random; ``mirrored``: the last round's order backwards, for those that were in it."""
         order = list(entrants)
         self._rng.shuffle(order)
@@ -147,10 +190,11 @@ class Runner:
         self._places = {(each.candidate.id, each.control): at for at, each in enumerate(order)}
         return order
 
-    def _group(self, number: int, launches: list[_Launch], *, interleaved: bool) -> list[str]:
+    @contextmanager
+    def _lives(self, launches: Sequence[_Launch]) -> Iterator[None]:
         """Launches that live together; whatever happens, their processes end here."""
         try:
-            self._measure(number, launches, interleaved=interleaved)
+            yield
         except BaseException:
             for child in (child for launch in launches for child in launch.children):
                 child.kill()
@@ -158,25 +202,31 @@ class Runner:
         finally:
             for child in (child for launch in launches for child in launch.children):
                 child.close()
-        return [each.entrant.candidate.id for each in launches if each.refusal is not None]
 
-    def _measure(self, number: int, launches: list[_Launch], *, interleaved: bool) -> None:
+    def _measure(self, round_: Round, launches: list[_Launch], *, interleaved: bool) -> None:
         """Open all, warm all, take turns, finish all."""
+        self._begin(launches)
+        for _ in range(round_.passes or self._rules.passes):
+            self._pass(round_, launches)
+        for launch in launches:
+            self._say(launch, "closing")
+            self._finish(round_, launch, interleaved=interleaved)
+
+    def _begin(self, launches: Sequence[_Launch]) -> None:
         for launch in launches:
             self._say(launch, "opening")
             self._open(launch)
         for launch in launches:
             self._say(launch, "warming up")
             self._warm(launch)
-        for _ in range(self._passes):
-            turn = [launch for launch in launches if launch.refusal is None]
-            self._rng.shuffle(turn)
-            for launch in turn:
-                self._say(launch, "measuring")
-                self._take_turn(launch)
-        for launch in launches:
-            self._say(launch, "closing")
-            self._finish(number, launch, interleaved=interleaved)
+
+    def _pass(self, round_: Round, launches: Sequence[_Launch]) -> None:
+        """A turn of each, in random order."""
+        turn = [launch for launch in launches if launch.refusal is None]
+        self._rng.shuffle(turn)
+        for launch in turn:
+            self._say(launch, "measuring")
+            self._take_turn(round_, launch)
 
     def _say(self, launch: _Launch, doing: str) -> None:
         if launch.refusal is None:
@@ -188,18 +238,22 @@ class Runner:
             return []
         for child in launch.children:
             child.send(job)
-        answers = [child.receive(kind, stage, self._setup.timeout_s) for child in launch.children]
+        timeout_s = self._setup_of(launch).timeout_s
+        answers = [child.receive(kind, stage, timeout_s) for child in launch.children]
         refusals = [answer for answer in answers if isinstance(answer, jobs.Refused)]
         if refusals:
             launch.refusal = refusals[0]
             return []
         return answers
 
+    def _setup_of(self, launch: _Launch) -> Setup:
+        return launch.entrant.setup or self._setup
+
     def _open(self, launch: _Launch) -> None:
-        candidate = launch.entrant.candidate
+        candidate, setup = launch.entrant.candidate, self._setup_of(launch)
         for _ in range(candidate.settings.processes):
-            launch.children.append(self._setup.child(candidate.backend))
-        answers = self._each(launch, open_job(self._setup, launch.entrant), jobs.Opened, Stage.OPEN)
+            launch.children.append(setup.child(candidate.backend))
+        answers = self._each(launch, open_job(setup, launch.entrant), jobs.Opened, Stage.OPEN)
         launch.opened = answers[0] if answers else None
         self._settle(launch)
 
@@ -218,10 +272,10 @@ class Runner:
             self._warmups.setdefault(launch.entrant.candidate.id, answers[0].iterations)
         self._settle(launch)
 
-    def _take_turn(self, launch: _Launch) -> None:
+    def _take_turn(self, round_: Round, launch: _Launch) -> None:
         candidate = launch.entrant.candidate
-        for timed, min_ns in self._rules.slices(candidate.settings.scenario):
-            job = jobs.SliceJob(timed, min_ns, self._rules.min_iterations)
+        usual = self._rules.turn(candidate.settings.scenario)
+        for job in round_.turns.get(candidate.id, usual):
             answers: list[jobs.Sliced] = self._each(launch, job, jobs.Sliced, Stage.MEASURE)
             if answers:
                 kept, durations = _joined(answers, candidate.settings.batch)
@@ -235,16 +289,21 @@ class Runner:
             for child in launch.children:
                 child.wait_until_quiet()
 
-    def _finish(self, number: int, launch: _Launch, *, interleaved: bool) -> None:
+    def _finish(
+        self, round_: Round, launch: _Launch, *, interleaved: bool, ends: bool = True
+    ) -> None:
+        """Keep what was measured. ends: the launch does."""
         entrant = launch.entrant
         key = (entrant.candidate.id, entrant.control)  # said once; then outputs are compared
-        job = jobs.FinishJob(entrant.fixed or None, explain=key not in self._explained)
-        answers: list[jobs.Finished] = self._each(launch, job, jobs.Finished, Stage.MEASURE)
+        answers: list[jobs.Finished] = []
+        if ends:
+            job = jobs.FinishJob(entrant.fixed or None, explain=key not in self._explained)
+            answers = self._each(launch, job, jobs.Finished, Stage.MEASURE)
         record = LaunchRecord(
             at=datetime.now(UTC),
             candidate=entrant.candidate.id,
-            round=number,
-            phase=self._phase,  # type: ignore[arg-type]
+            round=round_.number,
+            phase=round_.phase,
             position=launch.position,
             control=entrant.control,
             interleaved=interleaved,
@@ -273,6 +332,10 @@ class Runner:
         if launch.refusal is not None:
             record = record.model_copy(update=launch.refusal.outcome())
         self._store.append(record)
+
+
+def _failed(launches: Iterable[_Launch]) -> list[str]:
+    return [each.entrant.candidate.id for each in launches if each.refusal is not None]
 
 
 def open_job(setup: Setup, entrant: Entrant) -> jobs.OpenJob:

@@ -7,35 +7,24 @@ A layer more is 2 % more real work, so the truth is known without trusting a clo
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
 import numpy as np
 
-from harness import datasets, jobs
-from harness.analysis import RANKED, launch_value
-from harness.build import Builder
 from harness.cache import Cache
-from harness.errors import EnginePickError
+from harness.chains import CONTROL, Chains, Kept, evidence
 from harness.evidence import MARGIN, SPENT, Evidence, final_looks
 from harness.hostlock import only_one
 from harness.noise import Tier, tier
 from harness.record import LaunchRecord
-from harness.runner import Entrant, Rules, Runner, free_memory_bytes
-from harness.setup import Home, Setup
+from harness.setup import Home
 from harness.stats import Interval, Verdict, pair_half_width
-from harness.store import Store
-from harness.types import Candidate, Precision, Probe, Settings, TensorSpec
+from harness.types import Probe
 
 LAYERS = 50
-ROWS, WIDTH = 32, 256
 EXTRA_LAYERS = (1, 3, 5)
-SAMPLES = 4
-TIMEOUT_S = 120.0
 GAPS = (0.01, 0.02, 0.03, 0.05, 0.10, 0.20)
 """Differences that a user may want decided."""
 
@@ -84,19 +73,6 @@ class SelfTest:
         return not wrong and all(trial.verdict is not Verdict.FASTER for trial in self.trials)
 
 
-class _Kept(Store):
-    """A store whose launches can be read back as they come."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.launches: list[LaunchRecord] = []
-
-    def append(self, record: Any) -> None:
-        if isinstance(record, LaunchRecord):
-            self.launches.append(record)
-        super().append(record)
-
-
 def selftest(
     backend: str,
     home: Home,
@@ -111,103 +87,29 @@ def selftest(
     Raises EnginePickError when the backend can't build or run the chains.
     """
     began = monotonic()
+    lengths = [LAYERS + extra for extra in (0, *EXTRA_LAYERS)]
     cache = Cache()
     with cache.scratch() as folder:
-        chains = {
-            LAYERS + extra: folder / f"chain-{LAYERS + extra}.onnx" for extra in (0, *EXTRA_LAYERS)
-        }
-        for layers, path in chains.items():
-            write_chain(path, layers)
-        setup = _setup(backend, home, probe, isa, folder)
-        entrants = [
-            _entrant(setup, cache, backend, path, layers) for layers, path in chains.items()
-        ]
-        base = entrants[0].candidate.id
-        with only_one("selftest"), _Kept(folder / "launches.jsonl") as store:
-            rng = random.Random(0)
+        chains = Chains.build(backend, home, probe, lengths, folder, cache=cache, isa=isa)
+        with only_one("selftest"), Kept(folder / "launches.jsonl") as store:
             took: list[float] = []
-            runner = Runner(
-                setup, Rules(), store, rng, lambda *doing: show(len(took), ": ".join(doing))
-            )
-            everyone = [*entrants, replace(entrants[0], control=True)]
+            rounds = chains.rounds(store, show=lambda *doing: show(len(took), ": ".join(doing)))
             while len(took) < SPENT[-1].rounds:
                 if took and monotonic() - began + max(took) > budget_s:
                     break
-                start = monotonic()
-                if runner.round(len(took), everyone, free_memory_bytes()):
-                    raise EnginePickError(_first_fault(store.launches))
-                took.append(monotonic() - start)
-        return _conclude(backend, store.launches, base, monotonic() - began, took)
-
-
-def write_chain(path: Path, layers: int, rows: int = ROWS, width: int = WIDTH) -> None:
-    """A chain of equal dense layers with ReLU: input ``x`` float32 [rows, width], output ``y``."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    rng = np.random.default_rng(0)
-    nodes, weights, last = [], [], "x"
-    for layer in range(layers):
-        matrix = rng.standard_normal((width, width)) * math.sqrt(2 / width)
-        weights.append(numpy_helper.from_array(matrix.astype(np.float32), f"w{layer}"))
-        result = "y" if layer == layers - 1 else f"r{layer}"
-        nodes.append(helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"]))
-        nodes.append(helper.make_node("Relu", [f"m{layer}"], [result]))
-        last = result
-    value, shape = helper.make_tensor_value_info, [rows, width]
-    inputs, outputs = (value(name, TensorProto.FLOAT, shape) for name in ("x", "y"))
-    graph = helper.make_graph(nodes, "chain", [inputs], [outputs], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
-
-
-def _setup(backend: str, home: Home, probe: Probe, isa: frozenset[str], folder: Path) -> Setup:
-    data = folder / "data.npz"
-    rng = np.random.default_rng(1)
-    np.savez(data, x=rng.standard_normal((SAMPLES, ROWS, WIDTH)).astype(np.float32))
-    return Setup(
-        model="",
-        model_sha256="",
-        inputs=(TensorSpec("x", "float32", (ROWS, WIDTH)),),
-        validation=jobs.Samples(datasets.resolve(str(data)), "all", 0, 0),
-        calibration=None,
-        homes={backend: home},
-        probes={backend: probe},
-        isa=isa,
-        timeout_s=TIMEOUT_S,
-    )
-
-
-def _entrant(setup: Setup, cache: Cache, backend: str, path: Path, layers: int) -> Entrant:
-    """Built from its own model; the settings' option tells the chains apart in ids."""
-    sha256 = datasets.resolve(setup.validation.data.source).sha256 + str(layers)
-    own = replace(setup, model=str(path), model_sha256=sha256)
-    candidate = Candidate(backend, Precision.FP32, "source", "cpu", Settings(threads=1))
-    made = Builder(own, cache).make(candidate)
-    if made.engine is None:
-        raise EnginePickError(f"{backend}: {made.record.reason}")
-    named = replace(candidate, recipe=f"chain-{layers}")
-    return Entrant(named, made.engine, fixed="", need_bytes=200 * 2**20)
-
-
-def _first_fault(launches: list[LaunchRecord]) -> str:
-    return next(f"{each.candidate}: {each.reason}" for each in launches if not each.ok)
+                took.append(next(rounds))
+        return _conclude(backend, store.launches, monotonic() - began, took)
 
 
 def _conclude(
     backend: str,
     launches: list[LaunchRecord],
-    base: str,
     elapsed_s: float,
     took: list[float],
 ) -> SelfTest:
-    rounds = len(took)
-    logs: dict[str, dict[int, float]] = {}
-    for each in launches:
-        value = launch_value(each, RANKED)
-        if value is not None:
-            logs.setdefault("control" if each.control else each.candidate, {})[each.round] = value
-    evidence = Evidence(logs, tuple(range(rounds)), final_looks(None, rounds), len(logs))
-    residual = _residual(evidence)
+    rounds, base = len(took), f"chain-{LAYERS}"
+    found = evidence(launches, final_looks(None, rounds))
+    residual = _residual(found)
     delays = [s for each in launches for s in each.slices if s.run_delay_ns is not None]
     waited, ran = sum(s.run_delay_ns or 0 for s in delays), sum(s.cpu_ns or 0 for s in delays)
     run_delay = waited / (waited + ran) if waited + ran else None
@@ -215,20 +117,18 @@ def _conclude(
         Trial(
             name=f"{LAYERS + extra} layers",
             true_ratio=(LAYERS + extra) / LAYERS,
-            ratio=evidence.ratio(base, base.replace(f"chain-{LAYERS}", f"chain-{LAYERS + extra}")),
-            verdict=evidence.verdict(
-                base.replace(f"chain-{LAYERS}", f"chain-{LAYERS + extra}"), base
-            ),
+            ratio=found.ratio(base, f"chain-{LAYERS + extra}"),
+            verdict=found.verdict(f"chain-{LAYERS + extra}", base),
         )
         for extra in EXTRA_LAYERS
     )
-    per_launch_s = sum(took) / rounds / len(logs)
+    per_launch_s = sum(took) / rounds / len(found.logs)
     return SelfTest(
         backend=backend,
         rounds=rounds,
         elapsed_s=elapsed_s,
-        control=evidence.ratio(base, "control"),
-        control_verdict=evidence.verdict("control", base),
+        control=found.ratio(base, CONTROL),
+        control_verdict=found.verdict(CONTROL, base),
         trials=trials,
         resolutions=tuple(resolve(gap, residual, per_launch_s) for gap in GAPS),
         residual=residual,

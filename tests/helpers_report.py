@@ -129,8 +129,14 @@ def make_results(  # noqa: C901 - one run, in the order of its records
     spread: float = 0.004,
     steal: float | None = 0.0,
     throttled: int | None = 0,
+    tails: int = 0,
+    sustained: Sequence[float] = (),
 ) -> Results:
-    """Write a run below ``folder`` and read it back. Equal arguments give equal numbers."""
+    """Write a run below ``folder`` and read it back. Equal arguments give equal numbers.
+
+    tails: so many launches of everyone alone. sustained: a stretch of load in so many parts, each
+    with the factor by which the first candidate is slower in it.
+    """
     rng = np.random.default_rng(7)
     path = folder / target / f"{model}-20260504-093000-ab12.jsonl"
     candidates = [_candidate(each, scenario) for each in cast]
@@ -172,12 +178,66 @@ def make_results(  # noqa: C901 - one run, in the order of its records
             if number == DROP_AFTER - 1:
                 for each in _drops(cast, candidates, number):
                     store.append(each)
+        _append_tails(store, rng, cast, candidates, range(rounds, rounds + tails), run_delay)
+        _append_sustained(store, rng, cast, candidates, rounds + tails, sustained)
         if end is not None:
             store.append(EndRecord(at=_at(60), why=end, elapsed_s=140.0))
     if torn:
         with path.open("ab") as stream:
             stream.write(b'{"kind": "laun')
     return read(path)
+
+
+def _append_tails(
+    store: Store,
+    rng: np.random.Generator,
+    cast: Sequence[Cast],
+    candidates: Sequence[Candidate],
+    numbers: range,
+    run_delay: float | None,
+) -> None:
+    for number in numbers:
+        for role, candidate in zip(cast, candidates, strict=True):
+            if role.status is Status.OK and not role.dropped:
+                launch = _launch(store, rng, role, candidate, number, 0, 0.0, run_delay)
+                calm = tuple(
+                    each.model_copy(update={"involuntary_switches": 0}) for each in launch.slices
+                )
+                store.append(launch.model_copy(update={"phase": "tail", "slices": calm}))
+        store.append(RoundRecord(at=_at(number + 9), round=number, phase="tail", elapsed_s=3.0))
+
+
+def _append_sustained(
+    store: Store,
+    rng: np.random.Generator,
+    cast: Sequence[Cast],
+    candidates: Sequence[Candidate],
+    first: int,
+    factors: Sequence[float],
+) -> None:
+    """The first candidate has a twin, and is slower by these factors, part by part."""
+    shown = [n for n, each in enumerate(cast) if each.status is Status.OK and not each.dropped]
+    for part, factor in enumerate(factors):
+        for place, twin in ((0, True), *((n, False) for n in shown)):
+            level = rng.normal(0, 0.002) + (math.log(factor) if place == 0 else 0.0)
+            role, number = cast[place], first + part
+            launch = _launch(store, rng, role, candidates[place], number, 0, level, 0.001)
+            moved = tuple(
+                each.model_copy(update={"started_ns": (part * 60 + n) * 10**9})
+                for n, each in enumerate(launch.slices)
+            )
+            update = {"phase": "sustain", "slices": moved, "control": twin}
+            store.append(launch.model_copy(update=update))
+        clock = 4.1e9 - 5e7 * part
+        store.append(
+            RoundRecord(
+                at=_at(first + part + 9),
+                round=first + part,
+                phase="sustain",
+                elapsed_s=60.0,
+                clock_hz=clock,
+            )
+        )
 
 
 def make_run(

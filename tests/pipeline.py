@@ -15,7 +15,7 @@ from harness.store import Results
 from harness.testing_models import mlp_model
 
 LAB = Lab(targets={"bench": Target(description="a test")})
-SMALL = {"rounds": 2, "passes": 1, "slice_ms": 2, "calibration_samples": 8}
+SMALL = {"tail_cap_s": 0, "rounds": 2, "passes": 1, "slice_ms": 2, "calibration_samples": 8}
 
 
 def write_inputs(folder: Path, samples: int = 40) -> dict[str, str]:

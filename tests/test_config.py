@@ -235,6 +235,7 @@ backends = ["openvino", "onnxruntime", "openvino"]
 precisions = ["fp32", "int8-dynamic"]
 objective = "throughput"
 budget = "1h30m"
+sustain = "10m"
 seed = 7
 [constraints]
 max_accuracy_drop = 0
@@ -262,6 +263,8 @@ validation_samples = 500
 timeout_s = 60
 memory_limit = "4GB"
 live_memory_fraction = 1
+tail_cap_s = 0
+allow_throttling = true
 [python]
 tensorrt = "venv/bin/python"
 executorch = "python3.11"
@@ -281,6 +284,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         precisions=(Precision.FP32, Precision.INT8_DYNAMIC),
         objective="throughput",
         budget="1h30m",  # type: ignore[arg-type]
+        sustain="10m",  # type: ignore[arg-type]
         seed=7,
         constraints=config.constraints,
         candidates=Candidates(
@@ -297,7 +301,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         measure=config.measure,
         python={"tensorrt": str(tmp_path / "venv/bin/python"), "executorch": "python3.11"},
     )
-    assert config.budget_s == 5400.0
+    assert (config.budget_s, config.sustain_s) == (5400.0, 600.0)
     assert config.constraints.model_dump() == {
         "max_accuracy_drop": 0.0,
         "max_latency_ns": 800_000,
@@ -315,6 +319,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "timeout_s": 60.0,
         "memory_limit_bytes": 4_000_000_000,
         "live_memory_fraction": 1.0,
+        "tail_cap_s": 0.0,
+        "allow_throttling": True,
     }
 
 
@@ -366,6 +372,8 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
     warmup_cap_s = nan
     timeout_s = "5m"
     live_memory_fraction = 0
+    tail_cap_s = -1
+    allow_throttling = "True"
     seed = 3
     [mesure]
     rounds = 5
@@ -414,6 +422,8 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         "measure.warmup_cap_s": "found nan; expected a number above 0, 86400 at most",
         "measure.timeout_s": 'found "5m"; expected a number above 0, 86400 at most',
         "measure.live_memory_fraction": "found 0; expected a number above 0, 1 at most",
+        "measure.tail_cap_s": "found -1; expected a number from 0 to 86400",
+        "measure.allow_throttling": 'found "True"; expected true or false: try true',
         "measure.seed": "unknown key here; it belongs at the top of the file, above the first "
         "[table]",
         "mesure": 'unknown key; did you mean "measure"?',

@@ -580,6 +580,15 @@ def outputs(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Sequenc
         to_json(make_run(folder / "rate", objective="throughput", run_delay=None, steal=None)),
         to_json(make_run(folder / "none", CAST[9:], rounds=1, throttled=None)),
         to_json(make_run(folder / "mae", metric="mae")),
+        to_json(
+            make_run(
+                folder / "hot",
+                (CAST[8], *CAST[:3]),
+                tails=5,
+                sustained=(1, 1, 1.1, 1.2, 1.3, 1.5, 1.6, 1.6),
+            )
+        ),
+        to_json(make_run(folder / "void", throttled=3)),
     ]
 
 

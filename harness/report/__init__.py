@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from harness.errors import StoreError
 from harness.report.data import SCHEMA, frame, to_csv, to_json
 from harness.report.documents import render_html, render_markdown
-from harness.report.plots import FIGURES, inline_svgs, save_plots
+from harness.report.plots import figures, inline_svgs, save_plots
 from harness.report.value import Report
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def save_all(report: Report, folder: Path) -> list[Path]:
     """
     try:
         plots = save_plots(report, folder / "plots")
-        links = [f"plots/{name}.svg" for name in FIGURES]
+        links = [f"plots/{name}.svg" for name in figures(report)]
         texts = {
             "report.html": render_html(report, inline_svgs(report)),
             "report.md": render_markdown(report, links),

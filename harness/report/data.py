@@ -13,6 +13,7 @@ from harness.report import words
 from harness.report.notes import control, noise, notes
 from harness.report.value import Report
 from harness.stats import Drop, Interval
+from harness.tails import Tail
 from harness.types import Settings, Share, TensorSpec
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "unknown": list(decided.unknown),
             "deploy_code": report.deploy_code,
         },
+        "sustained": _sustained(report),
         "trust": _trust(report),
         "candidates": [_candidate(report, each) for each in _ordered(report)],
     }
@@ -150,6 +152,7 @@ def _trust(report: Report) -> dict[str, Any]:
             "steal": measured.steal,
             "throttled": measured.throttled,
         },
+        "void": report.recommendation.void,
         "compared_rounds": compared.rounds if compared else 0,
         "margin": math.exp(compared.margin) - 1 if compared else None,
         "null_control": _interval(control(report)),
@@ -218,8 +221,47 @@ def _candidate(report: Report, judgement: Judgement) -> dict[str, Any]:
         "executed": _executed(judgement),
         "steady": summary.steady,
         "run_delay": summary.run_delay,
+        "preempted": summary.preempted,
+        "tail": _tail(summary.tail),
         "noise": words.tier(summary.run_delay),
         "notes": list(summary.notes),
+    }
+
+
+def _tail(tail: Tail | None) -> dict[str, Any] | None:
+    if tail is None:
+        return None
+    return {
+        "p99_ns": _interval(tail.p99_ns),
+        "most_ns": tail.most_ns,
+        "claimed": tail.claimed,
+        "iterations": tail.iterations,
+        "launches": tail.launches,
+        "missing": tail.missing,
+        "noise": str(tail.tier),
+    }
+
+
+def _sustained(report: Report) -> dict[str, Any] | None:
+    stretch = report.analysis.sustained
+    if stretch is None:
+        return None
+    return {
+        "ranking": stretch.ranking,
+        "best": stretch.best,
+        "ahead": list(stretch.ahead),
+        "minutes": list(stretch.minutes),
+        "candidates": [
+            {
+                "id": name,
+                "times_ns": list(own),
+                "change": _interval(stretch.change[name]),
+            }
+            for name, own in stretch.times_ns.items()
+        ],
+        "control": list(stretch.control),
+        "clock_hz": list(stretch.clock_hz),
+        "throttled": stretch.throttled,
     }
 
 
@@ -268,6 +310,7 @@ _NUMBERS = (
     *("run_only_ns", "throughput_per_s", "speedup", "speedup_low", "speedup_high"),
     *("accuracy", "drop", "drop_low", "drop_high", "cosine", "sqnr_db"),
     *("memory_bytes", "size_bytes", "build_ns", "open_ns", "first_ns", "run_delay"),
+    *("p99_ns", "p99_low_ns", "p99_high_ns"),
 )
 _COLUMNS = (
     *("run", "target", "model", "candidate", "backend", "precision", "recipe", "device"),
@@ -276,7 +319,7 @@ _COLUMNS = (
     *("run_only_ns", "throughput_per_s", "speedup", "speedup_low", "speedup_high"),
     *("metric", "accuracy", "drop", "drop_low", "drop_high", "cosine", "sqnr_db"),
     *("memory_bytes", "size_bytes", "build_ns", "open_ns", "first_ns", "executed"),
-    *("run_delay", "steady", "against_best", "on_front"),
+    *("run_delay", "steady", "against_best", "on_front", "p99_ns", "p99_low_ns", "p99_high_ns"),
 )
 
 
@@ -285,6 +328,7 @@ def _flat(report: Report, judgement: Judgement) -> dict[str, Any]:
     full, run = _candidate(report, judgement), report.run
     time, speed = full["time_ns"] or {}, full["speedup"] or {}
     drop, agreement = full["drop"] or {}, full["agreement"] or {}
+    tail = (full["tail"] or {}).get("p99_ns") or {}
     row = {name: full[name] for name in _COLUMNS if name in full}
     return row | {
         "run": run.run_id,
@@ -306,4 +350,7 @@ def _flat(report: Report, judgement: Judgement) -> dict[str, Any]:
         "cosine": agreement.get("cosine_mean"),
         "sqnr_db": agreement.get("sqnr_db"),
         "executed": words.executed_text(judgement.summary.executed),
+        "p99_ns": tail.get("value"),
+        "p99_low_ns": tail.get("low"),
+        "p99_high_ns": tail.get("high"),
     }

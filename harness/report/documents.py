@@ -14,6 +14,7 @@ TITLES = {
     "latency-distribution": "Latency distribution",
     "speedup": "Speed-up over fp32",
     "memory": "Memory and engine size",
+    "sustained": "Under sustained load",
 }
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#~])")
 

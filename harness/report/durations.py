@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from harness.analysis import RANKED, Summary
+from harness.analysis import Summary, raw_slices
 from harness.errors import StoreError
 from harness.record import LaunchRecord
 from harness.report.value import Report
@@ -36,7 +36,7 @@ def durations(report: Report, summaries: Sequence[Summary]) -> Spread:
         kept = []
         for launch in _ranked(report, summary.candidate.id):
             try:
-                kept += list(_slices(report, launch))
+                kept += list(raw_slices(report.results, launch))
             except StoreError:
                 damaged += 1
         together = np.concatenate(kept) if kept else np.empty(0)
@@ -56,16 +56,3 @@ def _ranked(report: Report, candidate: str) -> list[LaunchRecord]:
         if each.candidate == candidate and each.ok and not each.control and each.durations
     ]
     return [each for each in own if each.round in finished] or own
-
-
-def _slices(report: Report, launch: LaunchRecord) -> Iterator[Array]:
-    """Each ranked slice's durations per sample, in ns."""
-    if launch.durations is None:
-        return
-    numbers = report.results.numbers(launch.durations)
-    start = 0
-    for each in launch.slices:
-        part = numbers[start + each.settling : start + each.iterations]
-        start += each.iterations
-        if each.timed in RANKED:
-            yield part / each.samples_per_iteration

@@ -21,6 +21,8 @@ CALL_BOUND_NS = 100_000
 NOTABLE_STEAL = 0.001
 """Less than this isn't worth a word."""
 
+NOTABLE_STALL = 0.05
+
 CLAIMS = {
     "green": "absolute times and ratios can both be claimed",
     "amber": "medians and ratios can be claimed, tails can't",
@@ -49,7 +51,8 @@ class Noise:
 
     tier: of the noisiest candidate, or of the hypervisor's steal where that is worse; None where
     the host doesn't tell. tiers: candidates per tier. steal: the part of the rounds' time that a
-    hypervisor took, at worst. throttled: thermal events in all.
+    hypervisor took, at worst. stalled: the part in which some task waited for a CPU, in the middle
+    round. throttled: thermal events in all.
     """
 
     tier: str | None
@@ -58,6 +61,7 @@ class Noise:
     high: float | None = None
     tiers: tuple[tuple[str, int], ...] = ()
     steal: float | None = None
+    stalled: float | None = None
     throttled: int | None = None
 
 
@@ -66,15 +70,17 @@ def noise(report: Report) -> Noise:
     rounds = [each for each in report.results.rounds if each.phase == "rounds"]
     steals = [each.steal for each in rounds if each.steal is not None]
     heats = [each.throttled for each in rounds if each.throttled is not None]
+    stalls = [each.stalled for each in rounds if each.stalled is not None]
     steal, throttled = max(steals, default=None), sum(heats) if heats else None
+    stalled = float(np.median(stalls)) if stalls else None
     known = [s.run_delay for each in report.table if (s := each.summary).run_delay is not None]
     if not known:
-        return Noise(tier(steal), steal=steal, throttled=throttled)
+        return Noise(tier(steal), steal=steal, stalled=stalled, throttled=throttled)
     worst = tier(max(*known, steal or 0.0))
     counted = Counter(str(tier(value)) for value in known)
     tiers = tuple((name, counted[name]) for name in CLAIMS if counted[name])
     middle = float(np.median(known))
-    return Noise(worst, min(known), middle, max(known), tiers, steal, throttled)
+    return Noise(worst, min(known), middle, max(known), tiers, steal, stalled, throttled)
 
 
 def control(report: Report) -> Interval | None:
@@ -112,10 +118,11 @@ def _noise(report: Report) -> Iterator[Note]:
         return
     if measured.throttled:
         text = (
-            f"the processor throttled {measured.throttled} times for heat during the rounds:"
-            " cool it and measure again before you rely on this"
+            f"the processor throttled {measured.throttled} times for heat during the rounds: cool"
+            " it and measure again; or, if that is how it will run, set measure.allow_throttling"
         )
         yield Note("poor", "Heat", text)
+    yield from _gpus(report)
     if measured.tier is None:
         text = "unknown: this host doesn't tell how long threads waited for a CPU"
         yield Note("fair", "Host noise", text)
@@ -126,6 +133,39 @@ def _noise(report: Report) -> Iterator[Note]:
         counted = ", ".join(f"{count} {name}" for name, count in measured.tiers)
         text += f" (candidates: {counted})"
     yield Note(_LEVEL[measured.tier], "Host noise", text)
+    if measured.tier != "green":
+        yield Note("info", "Steadier", "; ".join(_advice(measured)))
+
+
+def _gpus(report: Report) -> Iterator[Note]:
+    """Who else was on the GPUs, and what held their clocks down."""
+    states = [g for each in report.results.rounds if each.phase == "rounds" for g in each.gpus]
+    for index in sorted({each.index for each in states}):
+        own = [each for each in states if each.index == index]
+        others = sorted({pid for each in own for pid in each.others})
+        if others:
+            pids = ", ".join(str(pid) for pid in others)
+            text = f"other processes computed on GPU {index} between the rounds: stop them ({pids})"
+            yield Note("poor", "GPU", text)
+        held = sorted({why for each in own for why in each.held_down})
+        if held:
+            text = f"GPU {index} held its clocks down: {', '.join(held)}"
+            yield Note("poor", "GPU", text)
+
+
+def _advice(measured: Noise) -> Iterator[str]:
+    """What to change on the host, by what was seen."""
+    if measured.steal is not None and measured.steal >= NOTABLE_STEAL:
+        yield (
+            "the machine's other guests take CPU time: ask for dedicated or pinned CPUs, or measure"
+            " on the bare machine"
+        )
+    if measured.stalled is not None and measured.stalled >= NOTABLE_STALL:
+        yield (
+            f"tasks queued for a CPU {fmt.percent(measured.stalled)} of the time: stop what else"
+            " runs here (top shows it), or use fewer threads than CPUs"
+        )
+    yield "enginepick devices lists what else would help on this host"
 
 
 def _waited(measured: Noise) -> str:
@@ -152,9 +192,7 @@ def _control(report: Report) -> Iterator[Note]:
         f"a hidden duplicate differed from its twin by {apart};"
         f" differences within {margin} count as ties"
     )
-    sure = geometric_interval(np.array(compared.control), 0.999)
-    half = compared.margin / 2
-    void = sure is not None and (math.log(sure.low) > half or math.log(sure.high) < -half)
+    void = compared.control_apart is not None
     if void:
         text += ". That is too much for two equal engines: measure again before you rely on this"
     wide = math.log(null.high) > compared.margin or math.log(null.low) < -compared.margin

@@ -38,7 +38,7 @@ def save_plots(report: Report, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     with style.styled():
-        for name, draw in FIGURES.items():
+        for name, draw in figures(report).items():
             figure = draw(report)
             for path in (folder / f"{name}.png", folder / f"{name}.svg"):
                 _write(figure, path)
@@ -49,7 +49,7 @@ def save_plots(report: Report, folder: Path) -> list[Path]:
 def inline_svgs(report: Report) -> dict[str, str]:
     """Every plot by name, as an ``<svg>`` element that can stand beside the others in one page."""
     with style.styled():
-        return {name: _inline(name, draw(report)) for name, draw in FIGURES.items()}
+        return {name: _inline(name, draw(report)) for name, draw in figures(report).items()}
 
 
 def _write(figure: Figure, path: Path | StringIO, kind: str | None = None) -> None:
@@ -357,9 +357,60 @@ def _bars(axes: Axes, values: Sequence[float | None], colours: Sequence[str], wh
     axes.set_xlabel(f"{what} ({unit})")
 
 
+# -- a stretch of load -----------------------------------------------------------------------------
+
+
+def sustained(report: Report) -> Figure:
+    """Each candidate's time through the stretch, and the clock where the host shows it."""
+    stretch = report.analysis.sustained
+    heading = style.title(report, "Under sustained load")
+    if stretch is None:
+        return style.empty_figure(heading, "Not measured: enginepick sweep --sustain 10m")
+    known_clock = [each for each in stretch.clock_hz if each is not None]
+    figure = style.new_figure(4.6 + (1.2 if known_clock else 0))
+    style.head(figure, heading)
+    ratios = [3, 1] if known_clock else [1]
+    rows = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)
+    axes = rows[0][0]
+    unit, scale = style.time_unit([value for own in stretch.times_ns.values() for value in own])
+    colours, handles = style.colours(report), []
+    for name, own in stretch.times_ns.items():
+        summary = report.analysis.summary(name)
+        assert summary is not None
+        (line,) = axes.plot(
+            stretch.minutes, [value / scale for value in own], lw=1.4, ms=6, mec="white",
+            marker=style.MARKERS.get(str(summary.candidate.precision), "P"),
+            color=colours.get(summary.candidate.backend, style.INK), label=report.names[name],
+        )  # fmt: skip
+        handles.append(line)
+    values = [value / scale for own in stretch.times_ns.values() for value in own]
+    if max(values) > LOG_FROM * min(values):
+        style.log_axis(axes, min(values) / 1.1, max(values) * 1.1, axis="y")
+    what = "time per sample" if report.recommendation.objective == "throughput" else "latency"
+    axes.set_ylabel(f"{what} ({unit})")
+    axes.grid()
+    if known_clock:
+        clock = rows[1][0]
+        clock.plot(
+            stretch.minutes, [(c or math.nan) / 1e9 for c in stretch.clock_hz], color=style.INK
+        )
+        clock.set_ylabel("clock (GHz)")
+        clock.grid()
+    rows[-1][0].set_xlabel("minutes of load; each point is a tenth of the stretch")
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
 FIGURES: dict[str, Callable[[Report], Figure]] = {
     "latency-accuracy": latency_accuracy,
     "latency-distribution": latency_distribution,
     "speedup": speedup,
     "memory": memory,
 }
+"""Of every report."""
+
+
+def figures(report: Report) -> dict[str, Callable[[Report], Figure]]:
+    """The plots that this report has, by name."""
+    more = {"sustained": sustained} if report.analysis.sustained else {}
+    return FIGURES | more

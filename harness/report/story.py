@@ -106,6 +106,9 @@ def _headline(report: Report) -> tuple[str, str, str]:
         name = report.name(choice)
         where = "" if device in name.split() else f" on {device}"
         return "Deploy", name, f"{where}: {words.facts(report, choice)}."
+    if report.recommendation.void:
+        why = fmt.clean(report.recommendation.void)
+        return "This session is void, and nothing is recommended.", "", f"Measure again: {why}."
     if not report.table:
         return "Nothing can be recommended: no candidate was measured.", "", ""
     closest = report.table[0]
@@ -123,6 +126,13 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         is_base = report.is_baseline(decided.runner_up)
         said = ", the baseline" if is_base else f": {_short(report, decided.runner_up)}"
         yield "Runner-up", f"{name}{said}"
+    for each in decided.placed("choice", "tied"):
+        tail = words.tail_text(report, each.summary)
+        if tail is not None:
+            yield "p99", f"{report.name(each.summary)}: {tail}"
+    held = words.sustained_text(report)
+    if held is not None:
+        yield "Under load", held
     baseline = report.analysis.baseline
     if baseline is not None and baseline.candidate.settings.scenario is report.scenario:
         yield "Baseline", f"{report.name(baseline)}: {_short(report, baseline) or 'not measured'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.report import format as fmt
 from harness.report.placing import log_ticks
@@ -145,18 +145,19 @@ def time_unit(values_ns: Sequence[float]) -> tuple[str, float]:
     return next(((name, factor) for name, factor in units if middle >= factor), units[-1])
 
 
-def log_axis(axes: Axes, low: float, high: float, suffix: str = "") -> None:
-    """A logarithmic x axis with round numbers, whatever its range."""
+def log_axis(
+    axes: Axes, low: float, high: float, suffix: str = "", axis: Literal["x", "y"] = "x"
+) -> None:
+    """A logarithmic axis with round numbers, whatever its range."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    ticks = log_ticks(low, high)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(**{f"{axis}scale": "log", f"{axis}lim": (low, high)})
+    scale = axes.xaxis if axis == "x" else axes.yaxis
+    scale.set_major_locator(FixedLocator(log_ticks(low, high)))
+    scale.set_minor_locator(NullLocator())
 
     def label(value: float, _: Any) -> str:
         text = fmt.three(value)
         return (text.rstrip("0").rstrip(".") if "." in text else text) + suffix
 
-    axes.xaxis.set_major_formatter(FuncFormatter(label))
+    scale.set_major_formatter(FuncFormatter(label))

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import math
 
+from harness import noise
 from harness.analysis import Summary
 from harness.recommendation import Check, Judgement, Limits
 from harness.report import format as fmt
 from harness.report.value import Report
 from harness.stats import Answer, Drop, Interval, Verdict
+from harness.tails import ENOUGH_LAUNCHES
 from harness.types import Executed
-
-GREEN_BELOW, AMBER_BELOW = 0.01, 0.20
-"""Run-delay shares at which a host is no longer quiet, and no longer usable for absolute times."""
 
 
 def tier(run_delay: float | None) -> str | None:
     """``green``, ``amber`` or ``red``: what a host this busy allows to be claimed."""
-    if run_delay is None:
-        return None
-    if run_delay < GREEN_BELOW:
-        return "green"
-    return "amber" if run_delay < AMBER_BELOW else "red"
+    return None if run_delay is None else str(noise.tier(run_delay))
 
 
 def asked_precision(summary: Summary) -> str:
@@ -161,6 +156,46 @@ def engine_text(report: Report, summary: Summary) -> str | None:
 def memory_text(summary: Summary) -> str | None:
     """Peak memory."""
     return None if summary.memory_bytes is None else f"{fmt.size(summary.memory_bytes)} of memory"
+
+
+def tail_text(report: Report, summary: Summary) -> str | None:
+    """Its p99, or why that is withheld and how much more it takes; None where nobody asked."""
+    tail = summary.tail
+    if tail is None:
+        return None
+    ran = f"{tail.iterations:,} iterations in {tail.launches} launches alone on the host"
+    if tail.p99_ns is None or tail.missing:
+        cap = report.run.config.get("measure", {}).get("tail_cap_s", 0)
+        wanted = math.ceil(cap * (1 + tail.missing / max(1, tail.iterations)))
+        fix = f"measure.tail_cap_s = {max(1, wanted)} allows them"
+        if tail.launches < ENOUGH_LAUNCHES:
+            fix = "measure without a budget, or with a larger one"
+        return f"withheld after {ran}: {tail.missing:,} more are needed ({fix})"
+    low, high = fmt.duration(tail.p99_ns.low), fmt.duration(tail.p99_ns.high)
+    value = f"{fmt.duration(tail.p99_ns.value)} (95 % {low} to {high}), {ran}"
+    if tail.claimed:
+        return value
+    return f"as experienced on this {tail.tier} host, not claimed: {value}"
+
+
+def sustained_text(report: Report) -> str | None:
+    """Whether the ranking held under load; None where that wasn't measured."""
+    stretch = report.analysis.sustained
+    if stretch is None:
+        return None
+    best = report.names[stretch.best]
+    ahead = ", ".join(report.names[each] for each in stretch.ahead)
+    sayings = {
+        "held": f"the ranking held: {best} stayed the fastest, or as fast as any",
+        "changed": f"the ranking changed: {ahead} overtook {best}, the fastest at first",
+        "unclear": f"not clear whether {best}, the fastest at first, stayed so",
+    }
+    change = stretch.change[stretch.best]
+    moved = f"{(change.value - 1) * 100:+.1f} %"
+    bounds = f"95 % {(change.low - 1) * 100:+.1f} to {(change.high - 1) * 100:+.1f}"
+    minutes = len(stretch.minutes) * (stretch.minutes[1] - stretch.minutes[0])
+    text = f"{fmt.three(minutes)} min: {sayings[stretch.ranking]}"
+    return f"{text}; its time moved by {moved} ({bounds}) from start to end"
 
 
 def facts(report: Report, summary: Summary) -> str:
