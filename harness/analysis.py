@@ -403,6 +403,17 @@ def _median(values: Iterable[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
+def accuracy_scores(results: Results) -> dict[str, Array]:
+    """By candidate id: the metric of each validation sample, of its own pass or a shared one."""
+    index = _Index(results)
+    judged = {each.id: index.accuracy(each) for each in results.run.candidates}
+    return {
+        name: index.scores[each.candidate]
+        for name, each in judged.items()
+        if each is not None and each.candidate in index.scores
+    }
+
+
 def _drop(candidate: Candidate, judged: AccuracyRecord | None, index: _Index) -> Drop | None:
     if judged is None or index.baseline is None or judged.candidate not in index.scores:
         return None

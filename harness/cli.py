@@ -1,7 +1,7 @@
 """The command line: parses, calls the harness, prints, exits. Nothing else prints or exits.
 
-Exit codes: 0 done; 1 no candidate meets the constraints; 2 the user's input is wrong; 3 an
-internal fault; 130 interrupted.
+Exit codes: 0 done; 1 no candidate meets the constraints, or ``--fail-on`` something that happened;
+2 the user's input is wrong; 3 an internal fault; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from harness.errors import EnginePickError, InputError, Problem
 from harness.types import Precision
 
 if TYPE_CHECKING:
+    from harness.comparison import Comparison
     from harness.plan import Known
     from harness.report import Report
     from harness.setup import Home
@@ -56,6 +57,12 @@ class Objective(StrEnum):
     THROUGHPUT = "throughput"
     MEMORY = "memory"
     SIZE = "size"
+
+
+class FailOn(StrEnum):
+    """What makes a comparison fail."""
+
+    REGRESSION = "regression"
 
 
 Out = Annotated[Path, typer.Option(help="The folder that keeps the results.")]
@@ -229,6 +236,57 @@ def report(
 
 
 @app.command()
+def compare(
+    base: Annotated[str, typer.Argument(help="The run to compare with: its id or file.")],
+    new: Annotated[str, typer.Argument(help="The run that may be better or worse.")],
+    *,
+    interleave: Annotated[
+        bool, typer.Option("--interleave", help="Measure both again, side by side: sharper.")
+    ] = False,
+    budget: Annotated[
+        str | None, typer.Option(help='Longest time of --interleave, such as "5m".')
+    ] = None,
+    fail_on: Annotated[
+        FailOn | None, typer.Option("--fail-on", help="Exit with 1 when something got worse.")
+    ] = None,
+    devices_file: DevicesFile = None,
+    out: Out = Path("results"),
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what got better or worse from one run to another, candidate by candidate."""
+    from harness.comparison import compare as compare_runs
+    from harness.report import comparing
+    from harness.run import find_run
+    from harness.store import read, siblings
+
+    if budget is not None and not interleave:
+        raise InputError([Problem("--budget", "only --interleave measures anything")])
+    paths = [find_run(each, out) for each in (base, new)]
+    runs = read(paths[0]), read(paths[1])
+    found = compare_runs(*runs, siblings(paths))
+    if interleave:
+        found = _measure_again(found, runs, budget, devices_file, quiet=quiet)
+    if as_json:
+        _print_json(comparing.data(found))
+    else:
+        _print(comparing.view(found))
+    if found.void:
+        raise InputError(
+            [
+                Problem(
+                    each.what,
+                    f"{each.base or 'fine'} in the base run, {each.new or 'fine'} in the new one",
+                    _mend(each.what),
+                )
+                for each in found.void
+            ]
+        )
+    if fail_on is not None and found.regressed:
+        raise typer.Exit(EXIT_GATE)
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(help="A run's id or file.")],
     *,
@@ -375,6 +433,46 @@ def _resume(
     with Progress(Console(stderr=True), quiet=quiet) as progress:
         results = run.resume(run_id, out, config.load_lab(devices_file), Cache(), progress)
     _show(results, as_json=as_json)
+
+
+def _measure_again(
+    found: Comparison,
+    runs: tuple[Results, Results],
+    budget: str | None,
+    devices_file: Path | None,
+    *,
+    quiet: bool,
+) -> Comparison:
+    from rich.console import Console
+
+    from harness import config
+    from harness.cache import Cache
+    from harness.progress import Progress
+    from harness.run import Event
+    from harness.side_by_side import measure_again
+
+    try:
+        budget_s = None if budget is None else config.parse_duration(budget)
+    except ValueError as error:
+        raise InputError([Problem("--budget", str(error))]) from None
+    lab = config.load_lab(devices_file)
+    with Progress(Console(stderr=True), quiet=quiet) as progress:
+        return measure_again(
+            found,
+            runs,
+            lab,
+            Cache(),
+            budget_s=budget_s,
+            show=lambda done, total, text: progress(Event("measure", done, total, text)),
+        )
+
+
+def _mend(what: str) -> str:
+    """What to do about runs whose times can't be compared."""
+    return {
+        "hardware": "measure both on one machine: enginepick compare BASE NEW --interleave",
+        "session": "measure again: enginepick compare BASE NEW --interleave",
+    }.get(what, "compare runs of one kind of work")
 
 
 def _usable(backend: str) -> tuple[Known, Home]:

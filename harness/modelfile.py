@@ -387,7 +387,8 @@ def _dimension(dim: Any) -> Union[int, str, None]:
     if dim.HasField("dim_value"):
         # Some exporters write -1 for a dimension that isn't fixed.
         return int(dim.dim_value) if dim.dim_value >= 0 else None
-    return dim.dim_param or None
+    # paddle2onnx names every open dimension "?", which doesn't make them equal.
+    return None if dim.dim_param in {"", "?"} else dim.dim_param
 
 
 def _dtype(element: int) -> str:

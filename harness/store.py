@@ -12,6 +12,7 @@ import fcntl
 import os
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -74,6 +75,18 @@ def read(path: str | Path) -> Results:
     path = Path(path)
     records, notes, _ = _read_lines(path)
     return _results(path, records, notes)
+
+
+def siblings(paths: Iterable[Path]) -> list[Results]:
+    """The other runs in these runs' folders, as far as they can be read."""
+    own = {path.resolve() for path in paths}
+    found = []
+    for folder in {path.parent for path in own}:
+        for path in sorted(folder.glob("*.jsonl")):
+            if path not in own:
+                with suppress(InputError):
+                    found.append(read(path))
+    return found
 
 
 def _results(path: Path, records: list[Any], notes: Iterable[str]) -> Results:

@@ -122,12 +122,13 @@ def _data(data: DataUse) -> dict[str, Any]:
     }
 
 
-def _number(value: float | None) -> float | None:
-    """JSON has neither infinity nor NaN."""
+def number(value: float | None) -> float | None:
+    """As JSON can hold it, which has neither infinity nor NaN."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _interval(interval: Interval | None) -> dict[str, float | None] | None:
+def plain_interval(interval: Interval | None) -> dict[str, float | None] | None:
+    """``value``, ``low`` and ``high``; bounds are None where there is too little evidence."""
     if interval is None:
         return None
     low, high = _bounds(interval)
@@ -155,7 +156,7 @@ def _trust(report: Report) -> dict[str, Any]:
         "void": report.recommendation.void,
         "compared_rounds": compared.rounds if compared else 0,
         "margin": math.exp(compared.margin) - 1 if compared else None,
-        "null_control": _interval(control(report)),
+        "null_control": plain_interval(control(report)),
         "notes": [asdict(each) for each in notes(report)],
     }
 
@@ -203,14 +204,14 @@ def _candidate(report: Report, judgement: Judgement) -> dict[str, Any]:
         "against_best": str(judgement.against_best) if judgement.against_best else None,
         "on_front": judgement.on_front,
         "launches": summary.launches,
-        "time_ns": _interval(summary.time_ns),
+        "time_ns": plain_interval(summary.time_ns),
         "p10_ns": low,
         "p50_ns": middle,
         "p90_ns": high,
-        "run_only_ns": _interval(summary.run_ns),
+        "run_only_ns": plain_interval(summary.run_ns),
         "throughput_per_s": summary.throughput_per_s,
-        "speedup": _interval(summary.speedup),
-        "accuracy": _number(summary.accuracy),
+        "speedup": plain_interval(summary.speedup),
+        "accuracy": number(summary.accuracy),
         "drop": _drop(summary.drop),
         "agreement": _agreement(judgement),
         "memory_bytes": summary.memory_bytes,
@@ -232,7 +233,7 @@ def _tail(tail: Tail | None) -> dict[str, Any] | None:
     if tail is None:
         return None
     return {
-        "p99_ns": _interval(tail.p99_ns),
+        "p99_ns": plain_interval(tail.p99_ns),
         "most_ns": tail.most_ns,
         "claimed": tail.claimed,
         "iterations": tail.iterations,
@@ -255,7 +256,7 @@ def _sustained(report: Report) -> dict[str, Any] | None:
             {
                 "id": name,
                 "times_ns": list(own),
-                "change": _interval(stretch.change[name]),
+                "change": plain_interval(stretch.change[name]),
             }
             for name, own in stretch.times_ns.items()
         ],
@@ -271,11 +272,11 @@ def _agreement(judgement: Judgement) -> dict[str, float | None] | None:
         return None
     return {
         "samples": agreement.samples,
-        "cosine_mean": _number(agreement.cosine_mean),
-        "cosine_min": _number(agreement.cosine_min),
-        "sqnr_db": _number(agreement.sqnr_db),
-        "max_abs_error": _number(agreement.max_abs_error),
-        "top1": _number(agreement.top1),
+        "cosine_mean": number(agreement.cosine_mean),
+        "cosine_min": number(agreement.cosine_min),
+        "sqnr_db": number(agreement.sqnr_db),
+        "max_abs_error": number(agreement.max_abs_error),
+        "top1": number(agreement.top1),
     }
 
 
@@ -283,9 +284,9 @@ def _drop(drop: Drop | None) -> dict[str, float | None] | None:
     if drop is None:
         return None
     return {
-        "value": _number(drop.value),
-        "low": _number(drop.low),
-        "high": _number(drop.high),
+        "value": number(drop.value),
+        "low": number(drop.low),
+        "high": number(drop.high),
         "samples": drop.samples,
         "losses": drop.losses,
         "gains": drop.gains,
