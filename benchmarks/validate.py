@@ -1,6 +1,6 @@
 """How often our verdicts are right, and what the usual shortcuts would have said on the same data.
 
-Sessions are cut out of recorded traces (`trace.py`): so many consecutive rounds from a random
+Sessions are cut out of recorded traces (`traces.py`): so many consecutive rounds from a random
 start, or rounds drawn at random, judged as a live session would judge them. Printed: A/A, power,
 coverage of the intervals, and the same sessions judged by the usual shortcuts; drawn beside each
 other with --plot.
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from trace import BASE, EXTRA, Trace, read_trace
+from traces import BASE, EXTRA, Trace, read_trace
 
 from harness.analysis import RANKED, launch_value
 from harness.chains import CONTROL, name_of
@@ -105,7 +105,9 @@ def power(table: Table, count: int, *, consecutive: bool) -> None:
             after[name].append(rounds)
     drawn = "consecutive rounds" if consecutive else "rounds at random"
     print(f"\n{table.name}: {count} sessions of up to {SPENT[-1].rounds} {drawn}")
-    print(f"{'truth':>8}  {'SLOWER':>7} {'FASTER':>7} {'TIED':>7} {'open':>7}   rounds  seconds/pair")
+    print(
+        f"{'truth':>8}  {'SLOWER':>7} {'FASTER':>7} {'TIED':>7} {'open':>7}   rounds  seconds/pair"
+    )
     for name in names[1:]:
         truth = "equal" if name == CONTROL else f"+{int(name.split('-')[1]) - BASE} %"
         shares = [counts[name][v] / count for v in (Verdict.SLOWER, Verdict.FASTER, Verdict.TIED)]
@@ -123,7 +125,9 @@ def coverage(table: Table, count: int) -> None:
         - float(np.mean(table.logs[:, table.names.index(BASE_NAME)]))
         for name in names
     }
-    print(f"\n{table.name}: coverage of {FIXED}-round intervals (truth: all {len(table.logs)} rounds)")
+    print(
+        f"\n{table.name}: coverage of {FIXED}-round intervals (truth: all {len(table.logs)} rounds)"
+    )
     for label, family in (("one pair at a time", None), ("all pairs of six at once", names)):
         inside = tried = 0
         for rows in sessions(table, FIXED, count, consecutive=True):
@@ -311,7 +315,9 @@ def main() -> None:
     for path in args.traces:
         table = table_of(read_trace(path))
         if len(table.logs) < SPENT[-1].rounds:
-            sys.exit(f"{path}: only {len(table.logs)} rounds; {SPENT[-1].rounds} and more are needed")
+            sys.exit(
+                f"{path}: only {len(table.logs)} rounds; {SPENT[-1].rounds} and more are needed"
+            )
         power(table, args.sessions, consecutive=True)
         power(table, args.sessions, consecutive=False)
         coverage(table, args.sessions // 4)

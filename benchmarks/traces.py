@@ -3,7 +3,7 @@
 Chains of dense layers, each with so many percent more real work than the first, and a hidden
 duplicate of the first, round after round by the real protocol. `validate.py` cuts sessions out of
 such a trace, to see how often the verdicts are right.
-Run: .venv/bin/python benchmarks/trace.py FOLDER [--backend onnxruntime] [--rounds 60]
+Run: .venv/bin/python benchmarks/traces.py FOLDER [--backend onnxruntime] [--rounds 60]
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
     path = args.folder / f"{args.backend}.jsonl"
     if path.exists():
         sys.exit(f"{path} exists")
-    with Cache().scratch() as models, only_one("benchmarks/trace.py"), Kept(path) as store:
+    with Cache().scratch() as models, only_one("benchmarks/traces.py"), Kept(path) as store:
         chains = build(args.backend, models, [BASE + extra for extra in (0, *EXTRA)])
         began = monotonic()
         for number, _ in enumerate(chains.rounds(store), start=1):

@@ -1,0 +1,170 @@
+"""Our medians against those of native tools, alternating, each time in fresh processes.
+
+ONNX Runtime: a loop in C (`native.c`, built with the machine's `cc` against the library in the
+installed package). OpenVINO: its own `benchmark_app` (no hint, one request, synchronous, one
+stream). One thread each. Printed: the ratio of the medians, ours over theirs, with its 95 %
+interval over the pairs. Ours is compute alone (`run`), which is what native tools time.
+Run: .venv/bin/python benchmarks/native.py [--pairs 12] [--seconds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from harness.chains import write_chain
+from harness.hostlock import only_one
+
+ROWS, WIDTH, LAYERS = 128, 512, 64
+"""Some 20 ms: benchmark_app rounds to 0.01 ms."""
+
+OURS = """
+import json, sys, tempfile, time
+import numpy as np
+from importlib import import_module
+from harness.backend import BuildRequest
+from harness.measure import slices
+from harness.types import Precision, Settings
+module, model, rows, width, seconds = sys.argv[1:]
+backend = import_module(module).BACKEND
+with tempfile.TemporaryDirectory() as folder:
+    engine = backend.build(BuildRequest(model, Precision.FP32, "source", "cpu"), folder)
+    session = backend.open(engine, "cpu", Settings(threads=1))
+    count = int(rows) * int(width)
+    x = ((np.arange(count, dtype=np.uint64) * 2654435761) % 1000).astype(np.float32)
+    x = (x / np.float32(500) - np.float32(1)).reshape(int(rows), int(width))
+    session.bind({"x": x})
+    slices.run_only(session, int(0.3e9), 10)
+    took = np.asarray(slices.run_only(session, int(float(seconds) * 1e9), 10))
+    print(json.dumps([float(np.median(took)), float(session.fetch()["y"].sum())]))
+"""
+
+
+def ours(module: str, model: Path, seconds: float) -> tuple[float, float]:
+    """Our median in ns, and the output's sum."""
+    command = [sys.executable, "-c", OURS, module, str(model), str(ROWS), str(WIDTH), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    median, total = json.loads(done.stdout.splitlines()[-1])
+    return median, total
+
+
+def build_loop(folder: Path) -> Path:
+    """Compile the C loop against the installed package's library."""
+    import onnxruntime
+
+    capi = Path(onnxruntime.__file__).parent / "capi"
+    library = next(capi.glob("libonnxruntime.so.*"), None)
+    compiler = shutil.which("cc")
+    if library is None or compiler is None:
+        sys.exit("the C loop needs a C compiler, and a package that has libonnxruntime.so")
+    target = folder / "ort_loop"
+    source = Path(__file__).with_name("native.c")
+    flags = [
+        "-O2",
+        "-std=gnu11",
+        str(source),
+        str(library),
+        f"-Wl,-rpath,{capi}",
+        "-o",
+        str(target),
+    ]
+    subprocess.run([compiler, *flags], check=True)
+    # The library names itself by its short version, which the package doesn't hold.
+    soname = capi / "libonnxruntime.so.1"
+    if not soname.exists():
+        (folder / soname.name).symlink_to(library)
+    return target
+
+
+def c_loop(program: Path, model: Path, seconds: float) -> tuple[float, float]:
+    """The C loop's median in ns, and the output's sum."""
+    done = subprocess.run(
+        [str(program), str(model), str(ROWS), str(WIDTH), str(seconds)],
+        capture_output=True, text=True, check=True,
+        env={"LD_LIBRARY_PATH": str(program.parent)},
+    )  # fmt: skip
+    median, _, total = done.stdout.split()
+    return float(median), float(total)
+
+
+def benchmark_app(model: Path, seconds: float) -> tuple[float, float]:
+    """benchmark_app's median in ns; it doesn't show its output."""
+    tool = Path(sys.executable).with_name("benchmark_app")
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["-hint", "none", "-nireq", "1", "-api", "sync", "-nstreams", "1", "-nthreads", "1"]
+        report = ["-report_type", "no_counters", "-json_stats", "-report_folder", folder]
+        # Its own default for inference is bf16 where the CPU has it; ours asks for fp32.
+        precision = ["-infer_precision", "f32"]
+        command = [str(tool), "-m", str(model), "-d", "CPU", "-t", str(math.ceil(seconds))]
+        subprocess.run(
+            [*command, *flags, *report, *precision], capture_output=True, text=True, check=True
+        )
+        written = json.loads(next(Path(folder).glob("*.json")).read_text())
+    return float(written["execution_results"]["latency (ms)"]) * 1e6, math.nan
+
+
+def alternate(
+    name: str,
+    mine: Callable[[], tuple[float, float]],
+    native: Callable[[], tuple[float, float]],
+    pairs: int,
+) -> None:
+    """Pairs in random order; print the ratio."""
+    logs, medians = [], []
+    for _ in range(pairs):
+        both = {"ours": mine, "native": native}
+        order = random.sample(list(both), 2)
+        found = {each: both[each]() for each in order}
+        logs.append(math.log(found["ours"][0] / found["native"][0]))
+        medians.append((found["ours"][0], found["native"][0]))
+        if not math.isnan(found["native"][1]):
+            assert math.isclose(found["ours"][1], found["native"][1], rel_tol=1e-3)
+    mean, error = float(np.mean(logs)), float(stats.sem(logs))
+    half = float(stats.t.ppf(0.975, pairs - 1)) * error
+    low, middle, high = (math.exp(each) for each in (mean - half, mean, mean + half))
+    both_medians = np.median(np.array(medians), axis=0) / 1e6
+    print(
+        f"{name:<36} ours {both_medians[0]:7.3f} ms  theirs {both_medians[1]:7.3f} ms"
+        f"   ratio {middle:.4f} (95 % {low:.4f} to {high:.4f})"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, only_one("benchmarks/native.py"):
+        folder = Path(name)
+        model = folder / "chain.onnx"
+        write_chain(model, LAYERS, ROWS, WIDTH)
+        program = build_loop(folder)
+        alternate(
+            "ONNX Runtime, a loop in C",
+            lambda: ours("backends.ort", model, args.seconds),
+            lambda: c_loop(program, model, args.seconds),
+            args.pairs,
+        )
+        alternate(
+            "OpenVINO, benchmark_app",
+            lambda: ours("backends.ov", model, args.seconds),
+            lambda: benchmark_app(model, args.seconds),
+            args.pairs,
+        )
+
+
+if __name__ == "__main__":
+    main()
