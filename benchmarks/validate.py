@@ -272,34 +272,54 @@ def autocorrelated(rng: np.random.Generator, rounds: int, names: int) -> Array:
 HOSTS = {"drifting": drifting, "bimodal": bimodal, "autocorrelated": autocorrelated}
 
 
-def synthetic(count: int, names: int = 6) -> None:
-    """A/A, coverage and power on made-up hosts; the last candidate is 5 % slower."""
-    print(f"\nmade-up hosts, {count} sessions each, {names} candidates, the last 5 % slower")
+@dataclass(frozen=True)
+class Rates:
+    """Shares of the sessions. false: some equal pair was called different. tied: of the pairs.
+
+    found: the candidate that is 5 % slower was called so. covered: all pairs' intervals hold the
+    truth.
+    """
+
+    false: float
+    tied: float
+    found: float
+    covered: float
+
+
+def rates(make: Callable[[np.random.Generator, int, int], Array], count: int) -> Rates:
+    """Sessions of equal candidates on a made-up host, and one that is 5 % slower."""
+    rng, names = np.random.default_rng(1), 6
+    false = tied = hit = inside = 0
+    pairs = math.comb(names - 1, 2)
+    for _ in range(count):
+        logs = make(rng, SPENT[-1].rounds, names)
+        logs[:, -1] += math.log(1.05)
+        ids = [str(n) for n in range(names)]
+        by_name = {each: dict(enumerate(logs[:, n])) for n, each in enumerate(ids)}
+        found = Evidence(by_name, tuple(range(len(logs))), SPENT, names)
+        said = [found.verdict(a, b) for n, a in enumerate(ids[:-1]) for b in ids[n + 1 : -1]]
+        false += any(each in (Verdict.FASTER, Verdict.SLOWER) for each in said)
+        tied += said.count(Verdict.TIED)
+        hit += found.verdict(ids[-1], ids[0]) is Verdict.SLOWER
+        once = Evidence(by_name, tuple(range(FIXED)), ONCE, names).seen[0]
+        inside += all(
+            abs(difference - (math.log(1.05) if b == ids[-1] else 0.0)) <= half
+            for n, a in enumerate(ids)
+            for b in ids[n + 1 :]
+            for difference, half in [once.pair(b, a)]
+        )
+    return Rates(false / count, tied / count / pairs, hit / count, inside / count)
+
+
+def synthetic(count: int) -> None:
+    """Print the rates on each made-up host."""
+    print(f"\nmade-up hosts, {count} sessions each, 6 candidates, the last 5 % slower")
     print(f"{'host':>16}  any equal pair called different   tied   5 % found   coverage")
     for name, make in HOSTS.items():
-        rng = np.random.default_rng(1)
-        false = tied = hit = inside = 0
-        pairs = math.comb(names - 1, 2)
-        for _ in range(count):
-            logs = make(rng, SPENT[-1].rounds, names)
-            logs[:, -1] += math.log(1.05)
-            ids = [str(n) for n in range(names)]
-            by_name = {each: dict(enumerate(logs[:, n])) for n, each in enumerate(ids)}
-            found = Evidence(by_name, tuple(range(len(logs))), SPENT, names)
-            said = [found.verdict(a, b) for n, a in enumerate(ids[:-1]) for b in ids[n + 1 : -1]]
-            false += any(each in (Verdict.FASTER, Verdict.SLOWER) for each in said)
-            tied += said.count(Verdict.TIED)
-            hit += found.verdict(ids[-1], ids[0]) is Verdict.SLOWER
-            once = Evidence(by_name, tuple(range(FIXED)), ONCE, names).seen[0]
-            inside += all(
-                abs(difference - (math.log(1.05) if b == ids[-1] else 0.0)) <= half
-                for n, a in enumerate(ids)
-                for b in ids[n + 1 :]
-                for difference, half in [once.pair(b, a)]
-            )
+        seen = rates(make, count)
         print(
-            f"{name:>16}  {100 * false / count:20.1f} %  {100 * tied / count / pairs:14.1f} %"
-            f" {100 * hit / count:9.1f} % {100 * inside / count:9.1f} %"
+            f"{name:>16}  {100 * seen.false:20.1f} %  {100 * seen.tied:14.1f} %"
+            f" {100 * seen.found:9.1f} % {100 * seen.covered:9.1f} %"
         )
 
 

@@ -19,6 +19,7 @@ from harness.record import (
     AccuracyRecord,
     Agreement,
     BuildRecord,
+    DropRecord,
     LaunchRecord,
     Outcome,
     RunRecord,
@@ -48,6 +49,7 @@ class Summary:
     the import of the runtime. launches: those in finished rounds. executed: what
     really ran. deploy_code: the script that runs it in the user's program.
     dropped: why it was not launched to the end; its figures are of fewer launches.
+    floor_ns: the same call without the work, where that was measured.
     preempted: the part of the iterations during which the scheduler took the CPU away. tail: of
     launches that had the host to themselves.
     """
@@ -59,6 +61,7 @@ class Summary:
     launches: int = 0
     time_ns: Interval | None = None
     run_ns: Interval | None = None
+    floor_ns: Interval | None = None
     speedup: Interval | None = None
     quantiles_ns: tuple[float, float, float] | None = None
     open_ns: float | None = None
@@ -215,6 +218,9 @@ def _per_sample(slice_: Slice, timed: Iterable[str]) -> float | None:
 RANKED = ("end-to-end", "throughput")
 LEAST_LAUNCHES = 3
 
+CALL_BOUND_NS = 100_000
+"""Below this the cost of a call weighs as much as the compute."""
+
 
 def gather(
     run: RunRecord, paired: Sequence[LaunchRecord], *, cut: bool
@@ -273,7 +279,7 @@ class _Index:
             self.launches.setdefault(launch.candidate, []).append(launch)
         self.finished = finished
         self.builds = {engine_key(each): each for each in results.builds}
-        self.dropped = {each.candidate: each.reason for each in results.drops}
+        self.dropped = {each.candidate: _dropped(each, finished) for each in results.drops}
         self.scores = {
             each.candidate: results.numbers(each.scores)
             for each in results.accuracies
@@ -331,6 +337,7 @@ def _summarise(
         launches=len(own),
         time_ns=_interval(own, RANKED),
         run_ns=_interval(own, ("run",)),
+        floor_ns=_interval(index.own(candidate.floor), RANKED),
         speedup=speedup,
         quantiles_ns=_quantiles(own),
         open_ns=_median(each.open_ns for each in own),
@@ -350,6 +357,13 @@ def _summarise(
         notes=build.notes if build else (),
         dropped=index.dropped.get(candidate.id),
     )
+
+
+def _dropped(drop: DropRecord, finished: set[int]) -> str:
+    """The evidence, and when it was enough."""
+    rounds = sum(number <= drop.round for number in finished)
+    when = f"after {rounds} round{'s' if rounds != 1 else ''}" if rounds else "in the screen"
+    return f"{drop.reason} ({when})"
 
 
 def engine_key(build: BuildRecord) -> tuple[str, str, str, str]:

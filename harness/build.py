@@ -12,7 +12,7 @@ from harness import jobs, variants, wire
 from harness.cache import Cache, Entry, file_sha256, key_of
 from harness.record import BuildRecord
 from harness.setup import Setup, ask_parent_side
-from harness.types import Candidate, Engine, Stage
+from harness.types import FLOOR, Candidate, Engine, Stage
 
 FORMAT = 1
 """Raised when engines made by an earlier version of this project must not be used again."""
@@ -59,7 +59,7 @@ class Builder:
         model = self._setup.model
         notes: tuple[str, ...] = ()
         took_ns = 0
-        if candidate.recipe in variants.SHARED:
+        if candidate.recipe in variants.DERIVED:
             variant = self._variant(recipe)
             if isinstance(variant, jobs.Refused):
                 return _refused(variant, record)
@@ -70,7 +70,7 @@ class Builder:
 
     def _recipe(self, candidate: Candidate) -> variants.Recipe:
         """Resolved for this host; a backend's own recipe has no parameters here."""
-        if candidate.recipe in variants.SHARED:
+        if candidate.recipe in variants.DERIVED:
             return variants.resolve(
                 candidate.recipe,
                 candidate.precision,
@@ -156,7 +156,7 @@ class Builder:
             backend=setup.homes[candidate.backend].location,
             model=model,
             precision=candidate.precision,
-            recipe=candidate.recipe,
+            recipe=variants.SOURCE if candidate.recipe == FLOOR else candidate.recipe,
             device=candidate.device,
             inputs=setup.inputs,
             calibration=setup.calibration,

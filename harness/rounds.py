@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from harness import jobs
-from harness.analysis import Analysis, Summary, analyse, launch_value
+from harness.analysis import CALL_BOUND_NS, Analysis, Summary, analyse, launch_value
 from harness.config import SweepConfig
 from harness.evidence import SPENT, plan_looks
 from harness.gpu import GpuState, read_gpus
@@ -39,7 +39,7 @@ from harness.setup import Setup
 from harness.stats import Answer
 from harness.store import Results, Store, read
 from harness.tails import ENOUGH_ITERATIONS, ENOUGH_LAUNCHES
-from harness.types import Scenario
+from harness.types import Candidate, Scenario
 
 SCREEN_PASSES = 2
 MOST_FINALISTS = 3
@@ -111,8 +111,12 @@ class Rounds:
         began: float,
         show: Shown,
         earlier: Results | None = None,
+        floors: Callable[[Candidate], Entrant | None] = lambda _: None,
     ) -> None:
-        """Go on after ``earlier``. began: the monotonic time that the budget counts from."""
+        """Go on after ``earlier``. began: the monotonic time that the budget counts from.
+
+        floors: what launches a candidate's call without its work; asked where calls weigh much.
+        """
         self._asked = asked
         self._store = store
         self._entrants = {each.candidate.id: each for each in entrants}
@@ -121,6 +125,8 @@ class Rounds:
         self._control = baseline
         self._began = began
         self._show = show
+        self._make_floor = floors
+        self._floors: dict[str, Entrant] | None = None
         self._took: list[float] = []
         self._phase: Phase = "rounds"
         launches = earlier.launches if earlier else ()
@@ -320,12 +326,28 @@ class Rounds:
         if self._control in entrants:
             everyone.append(replace(entrants[self._control], control=True))
         passes = min(SCREEN_PASSES, self._asked.rules.passes) if phase == "screen" else None
+        if phase == "rounds":
+            everyone += self._call_floors()
         round_ = Round(self._take_number(phase), phase, passes)
         before = self._look_around(everyone)
         failed = self._runner.round(round_, everyone, free_memory_bytes())
         took = self._keep(round_, before, failed)
         self._took.append(took / len(everyone))
         return True
+
+    def _call_floors(self) -> Iterable[Entrant]:
+        """Of the candidates that are so quick that the call counts, once a round has shown that."""
+        if self._floors is None and self._finished:
+            times = self._times(self._next - 1)
+            quick = [
+                self._entrants[name].candidate
+                for name, time in times.items()
+                if math.exp(time) < CALL_BOUND_NS and name in self._entrants
+            ]
+            timed = [each for each in quick if each.settings.scenario is Scenario.LATENCY]
+            made = [self._make_floor(each) for each in {c.floor: c for c in timed}.values()]
+            self._floors = {each.candidate.id: each for each in made if each is not None}
+        return list((self._floors or {}).values())
 
     def _take_number(self, phase: Phase) -> int:
         number, self._next = self._next, self._next + 1
@@ -343,6 +365,7 @@ class Rounds:
         took = monotonic() - before.at_s
         for name in failed:
             self._entrants.pop(name, None)
+            (self._floors or {}).pop(name, None)
         self._finished[round_.phase] += 1
         self._store.append(
             RoundRecord(
@@ -383,7 +406,9 @@ class Rounds:
             "tail": f"tails, launch {self._finished['tail'] + 1} of {ENOUGH_LAUNCHES}",
             "sustain": f"sustained load, part {self._finished['sustain'] + 1} of {PARTS}",
         }[self._phase]
-        self._show(done, goal, f"{name}: {self._names.get(candidate_id)}: {doing}", left)
+        self._show(
+            done, goal, f"{name}: {self._names.get(candidate_id, candidate_id)}: {doing}", left
+        )
 
 
 @dataclass(frozen=True)

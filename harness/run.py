@@ -27,7 +27,10 @@ from harness.record import DataUse, EndRecord, ModelUse, RunRecord, Skip
 from harness.rounds import Asked, Rounds
 from harness.runner import Entrant
 from harness.store import Results, Store, read
-from harness.types import Engine
+from harness.types import Candidate, Engine
+
+FLOOR_BYTES = 200 * 2**20
+"""What a worker with a runtime and next to no model takes, at most."""
 
 EngineKey = tuple[str, str, str, str]
 """As :attr:`harness.types.Candidate.engine_key`."""
@@ -273,5 +276,13 @@ class _Sweep:
             began=self._began,
             show=lambda *shown: self._listen(Event("measure", *shown)),
             earlier=self._earlier,
+            floors=self._floor,
         )
         return rounds.run()
+
+    def _floor(self, candidate: Candidate) -> Entrant | None:
+        """A launch of the candidate's call without its work; None where that can't be made."""
+        made = Builder(self._setup, self._cache).make(candidate.floor)
+        if made.engine is None:
+            return None
+        return Entrant(candidate.floor, made.engine, fixed="", need_bytes=FLOOR_BYTES)

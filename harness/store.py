@@ -77,15 +77,16 @@ def read(path: str | Path) -> Results:
     return _results(path, records, notes)
 
 
-def siblings(paths: Iterable[Path]) -> list[Results]:
-    """The other runs in these runs' folders, as far as they can be read."""
+def siblings(paths: Iterable[Path], most: int = 20) -> list[Results]:
+    """The newest other runs in these runs' folders, as far as they can be read."""
     own = {path.resolve() for path in paths}
+    folders = {path.parent for path in own}
+    others = [path for folder in folders for path in folder.glob("*.jsonl") if path not in own]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     found = []
-    for folder in {path.parent for path in own}:
-        for path in sorted(folder.glob("*.jsonl")):
-            if path not in own:
-                with suppress(InputError):
-                    found.append(read(path))
+    for path in others[:most]:
+        with suppress(InputError):
+            found.append(read(path))
     return found
 
 

@@ -6,9 +6,12 @@ in interpreters of their own: the standard library of Python 3.9 only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Optional, Union
+
+FLOOR = "call-floor"
+"""The recipe of no candidate: the user's inputs and outputs without the work between them."""
 
 
 class _Text(str, Enum):
@@ -143,6 +146,11 @@ class Candidate:
         """A readable key: ``openvino/int8/nncf/cpu/threads=2``."""
         parts = (self.backend, str(self.precision), self.recipe, self.device, self.settings.label())
         return "/".join(part for part in parts if part)
+
+    @property
+    def floor(self) -> Candidate:
+        """The same call without the work: identity in place of the model."""
+        return replace(self, precision=Precision.FP32, recipe=FLOOR)
 
     @property
     def label(self) -> str:

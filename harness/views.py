@@ -22,6 +22,7 @@ from harness.noise import Tier
 from harness.plan import Known
 from harness.prepare import Prepared
 from harness.selftest import SelfTest
+from harness.tails import ENOUGH_LAUNCHES
 
 BUILD_S = {True: 12.0, False: 2.0}
 """Rough seconds of a build with and without calibration, for the estimate before any is known."""
@@ -32,6 +33,8 @@ ROUNDS = 6
 """Rough number of launches that a decision takes."""
 LAUNCH_S = 1.2
 """Rough seconds for a worker to start and load a runtime."""
+TAIL_S = 1.5
+"""Rough seconds that a launch for the tails measures."""
 
 
 def size_text(size: float | None) -> str:
@@ -166,7 +169,9 @@ def estimate(prepared: Prepared) -> tuple[float, float]:
     build = sum(BUILD_S[calibrated[e.backend, e.precision, e.recipe]] for e in engines.values())
     turn = measure.passes * measure.slice_ms * 1.25e-3 + 0.4
     launches = sum(each.settings.processes for each in plan.candidates) * (measure.rounds or ROUNDS)
-    seconds = build + launches * (LAUNCH_S + turn)
+    seconds = build + launches * (LAUNCH_S + turn) + (prepared.config.sustain_s or 0.0)
+    if measure.tail_cap_s and prepared.config.objective != "throughput":
+        seconds += ENOUGH_LAUNCHES * (LAUNCH_S + min(measure.tail_cap_s, TAIL_S))
     return seconds, len(engines) * prepared.checked.model.size_bytes
 
 
@@ -236,7 +241,7 @@ def selftest_view(found: SelfTest) -> RenderableType:
     if found.control is not None:
         away = (found.control.value - 1) * 100
         head.add_row("Equal engines", f"{found.control_verdict}: {away:+.2f} % apart")
-    head.add_row("Host", HOST_WORDS[found.tier])
+    head.add_row("Host", host_words(found))
     trials = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("Slow-down of real work", "Measured", "95 %", "Verdict"):
         trials.add_column(name)
@@ -257,11 +262,19 @@ def selftest_view(found: SelfTest) -> RenderableType:
     return Group(head, Text(), trials, Text(), gaps)
 
 
-HOST_WORDS = {
-    Tier.GREEN: "green: threads hardly wait for a CPU; absolute times can be claimed too",
-    Tier.AMBER: "amber: threads wait for a CPU now and then; claim medians and ratios, no tails",
-    Tier.RED: "red: threads often wait for a CPU; claim ratios only",
+CLAIMS = {
+    Tier.GREEN: "can be claimed",
+    Tier.AMBER: "can be claimed as medians, tails can't",
+    Tier.RED: "can't be claimed, only ratios can",
 }
+
+
+def host_words(found: SelfTest) -> str:
+    """What absolute latencies are worth here, and why."""
+    if found.run_delay is None:
+        return "unknown: this kernel doesn't say how long threads wait for a CPU"
+    waited = f"ready threads waited for a CPU {found.run_delay * 100:.2g} % of the time"
+    return f"{found.tier}: absolute latencies {CLAIMS[found.tier]}, because {waited}"
 
 
 def summary_of(found: SelfTest) -> str:

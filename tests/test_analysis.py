@@ -129,7 +129,7 @@ def test_the_screened_out_keep_the_figures_they_have(tmp_path):
         end(),
     ]
     summary = analyse(write(tmp_path, records)).summary(OTHER.id)
-    assert summary.dropped == "3 times slower"
+    assert summary.dropped == "3 times slower (in the screen)"
     assert summary.time_ns.value == pytest.approx(3 * MS)
     assert (summary.time_ns.low, summary.time_ns.high) == (0.0, math.inf)
     assert summary.speedup is None

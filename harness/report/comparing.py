@@ -118,8 +118,7 @@ def _head(found: Comparison) -> Panel:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    bad = bool(found.void or found.regressed)
-    grid.add_row("", Text(sentence(found), "bold red" if bad else "bold green"))
+    grid.add_row("Answer", Text(sentence(found), _mood(found)))
     for title, run in (("Base", found.base), ("New", found.new)):
         grid.add_row(title, f"{fmt.clean(run.run_id)}, {run.at:%Y-%m-%d %H:%M} UTC")
     if not found.void:
@@ -127,6 +126,13 @@ def _head(found: Comparison) -> Panel:
     if found.missing:
         grid.add_row("In one run only", ", ".join(fmt.clean(each) for each in found.missing))
     return Panel(grid, title="Comparison", title_align="left", padding=(1, 1))
+
+
+def _mood(found: Comparison) -> str:
+    if found.void or found.regressed:
+        return "bold red"
+    decided = all(each.verdict is not Verdict.UNRESOLVED for each in found.changes)
+    return "bold green" if decided and found.changes else "bold yellow"
 
 
 def _differences(found: Comparison) -> Table:

@@ -209,6 +209,7 @@ def _candidate(report: Report, judgement: Judgement) -> dict[str, Any]:
         "p50_ns": middle,
         "p90_ns": high,
         "run_only_ns": plain_interval(summary.run_ns),
+        "call_floor_ns": plain_interval(summary.floor_ns),
         "throughput_per_s": summary.throughput_per_s,
         "speedup": plain_interval(summary.speedup),
         "accuracy": number(summary.accuracy),

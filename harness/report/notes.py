@@ -10,13 +10,11 @@ from typing import Literal
 
 import numpy as np
 
+from harness.analysis import CALL_BOUND_NS
 from harness.report import format as fmt
 from harness.report.value import AGREEMENT, Report
 from harness.report.words import tier
 from harness.stats import Interval, geometric_interval
-
-CALL_BOUND_NS = 100_000
-"""Below this the cost of a call weighs as much as the compute (docs/measurement.md)."""
 
 NOTABLE_STEAL = 0.001
 """Less than this isn't worth a word."""
@@ -224,9 +222,18 @@ def _info(report: Report) -> Iterator[Note]:
     times = [s.time_ns.value for each in report.table if (s := each.summary).time_ns]
     backends = {each.summary.candidate.backend for each in report.table}
     timed = report.recommendation.objective != "throughput"
-    if timed and len(backends) > 1 and times and min(times) < CALL_BOUND_NS:
+    floors = {
+        s.candidate.backend: s.floor_ns.value
+        for each in report.table
+        if (s := each.summary).floor_ns is not None
+    }
+    several = len(backends) > 1 or floors
+    if timed and several and times and min(times) < CALL_BOUND_NS:
         text = (
             "below 100 us the cost of a call from Python weighs as much as the compute: see the"
             " compute-only times too if your program calls the runtime from another language"
         )
+        if floors:
+            told = ", ".join(f"{fmt.duration(v)} with {name}" for name, v in floors.items())
+            text += f". The same call without the work (an identity model) takes {told}"
         yield Note("info", "Calls", text)

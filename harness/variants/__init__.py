@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from harness.backend import Calibration
 from harness.errors import BackendError, UnsupportedError
-from harness.types import Precision
+from harness.types import FLOOR, Precision
 
 SOURCE = "source"
 """The identity: the user's model itself. It resolves, and is not made."""
@@ -29,6 +29,8 @@ that the quantizer can. Neither is always the faster, nor always the more accura
 """
 
 SHARED = tuple(RECIPES)
+DERIVED = (*SHARED, FLOOR)
+"""What :func:`make` makes."""
 
 _PRECISION = {
     "fp16": Precision.FP16,
@@ -62,8 +64,8 @@ def resolve(name: str, precision: Precision, *, isa: frozenset[str], device: str
     isa: the host's instruction sets, as :data:`harness.host.ISA` names them. Raises
     UnsupportedError for an unknown name, or a precision that the recipe doesn't make.
     """
-    if name == SOURCE:
-        return Recipe(SOURCE)
+    if name in (SOURCE, FLOOR):
+        return Recipe(name)
     if name not in RECIPES:
         raise UnsupportedError(
             f"no shared recipe is called {name!r} (there are {', '.join(SHARED)})"
@@ -103,16 +105,18 @@ def make(recipe: Recipe, source: str, out: str, calibration: Calibration | None)
     Raises UnsupportedError if the model has nothing for the recipe to change or an operator that
     the tools can't run, and BackendError if they fail otherwise.
     """
-    if recipe.name not in RECIPES:
+    if recipe.name not in DERIVED:
         raise UnsupportedError(f"the recipe {recipe.name} is not made from the model here")
-    if RECIPES[recipe.name] and (calibration is None or not len(calibration)):
+    if RECIPES.get(recipe.name) and (calibration is None or not len(calibration)):
         raise BackendError(f"the recipe {recipe.name} needs calibration samples, and got none")
-    from harness.variants import half, quantized
+    from harness.variants import floor, half, quantized
     from harness.variants.quiet import quiet
 
     params = dict(recipe.params)
     try:
         with quiet():
+            if recipe.name == FLOOR:
+                return floor.make(source, out)
             if recipe.name == "fp16":
                 return half.make(source, out, keep_io=params["io"] == "fp32")
             if recipe.name == "dynamic":
