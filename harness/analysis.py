@@ -15,6 +15,7 @@ import numpy as np
 
 from harness.errors import StoreError
 from harness.evidence import Evidence, Look, final_looks, plan_looks
+from harness.gpu import POWER_CAP
 from harness.record import (
     AccuracyRecord,
     Agreement,
@@ -32,7 +33,7 @@ from harness.stats import (
     paired_drop,
 )
 from harness.store import Results
-from harness.sustained import Sustained, sustained
+from harness.sustained import Sustained, last_stretch, sustained
 from harness.tails import Tail, tail
 from harness.types import Candidate, Executed, Scenario, Status
 
@@ -128,8 +129,7 @@ def analyse(results: Results, *, under_way: bool = False) -> Analysis:
     run = results.run
     index = _Index(results)
     why = results.end.why if results.end else "interrupted"
-    decided = any(each.phase in ("tail", "sustain") for each in results.launches)
-    cut = why != "done" and not under_way and not decided
+    cut = not under_way and (why == "budget" or (why != "done" and not _was_decided(results)))
     comparisons = gather(run, index.paired, cut=cut)
     summaries = tuple(_summarise(each, index, comparisons) for each in run.candidates)
     skipped = tuple(
@@ -144,6 +144,13 @@ def analyse(results: Results, *, under_way: bool = False) -> Analysis:
         void=_void(results, comparisons.values()),
         notes=results.notes,
     )
+
+
+def _was_decided(results: Results) -> bool:
+    """Whether the rounds had come to their end before the run was interrupted."""
+    after = [each.round for each in results.launches if each.phase in ("tail", "sustain")]
+    rounds = [each.round for each in results.rounds if each.phase == "rounds"]
+    return bool(after) and max(rounds, default=-1) < max(after)
 
 
 def _void(results: Results, comparisons: Iterable[Evidence]) -> str | None:
@@ -162,19 +169,22 @@ def _void(results: Results, comparisons: Iterable[Evidence]) -> str | None:
     events = sum(each.throttled or 0 for each in rounds)
     if events:
         return f"the processor was throttled for heat {events} times during the rounds"
-    held = {f"GPU {g.index}: {why}" for each in rounds for g in each.gpus for why in g.held_down}
+    held = {
+        f"GPU {g.index}: {why}"
+        for each in rounds
+        for g in each.gpus
+        for why in g.held_down
+        if why != POWER_CAP
+    }
     if held:
         return f"the clocks were held down during the rounds ({', '.join(sorted(held))})"
     return None
 
 
 def _sustained(results: Results) -> Sustained | None:
-    """The last stretch of load; its parts are of the same processes, opened in the same time."""
-    parts = [each for each in results.launches if each.phase == "sustain" and each.ok]
-    if not parts:
-        return None
-    opened = {(each.candidate, each.control): each.open_ns for each in parts}
-    last = [each for each in parts if each.open_ns == opened[each.candidate, each.control]]
+    """The last stretch of load."""
+    numbers = last_stretch(results)
+    last = [each for each in results.launches if each.round in numbers and each.ok]
     values = {
         place: value
         for place, each in enumerate(last)
@@ -307,12 +317,18 @@ class _Index:
             durations = [np.concatenate(list(raw_slices(self.results, x))) for x in alone]
         except StoreError:
             return None
-        return tail(durations, _run_delay(alone), _preempted(alone))
+        numbers = {each.round for each in alone}
+        rounds = [each for each in self.results.rounds if each.round in numbers]
+        steals = [each.steal for each in rounds if each.steal is not None]
+        noise = (_run_delay(alone), _preempted(alone), max(steals, default=None))
+        hot = any(each.throttled for each in rounds)
+        return tail(durations, noise, throttled=hot)
 
     def own(self, candidate: Candidate) -> list[LaunchRecord]:
         """Its launches in finished rounds; if it has none (screened out), all that are good."""
         good = [x for x in self.launches.get(candidate.id, ()) if x.ok and not x.control]
-        return [each for each in good if each.round in self.finished] or good
+        finished = [each for each in good if each.round in self.finished]
+        return finished or [each for each in good if each.phase in ("screen", "rounds")]
 
 
 def _summarise(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DEMO_BUDGET = "2m"  # the decision takes less on a quiet host
 MOST_ROUNDS = 20
+SESSIONS = "comparisons"
+"""Where side-by-side sessions lie, which answer another question than a run."""
 
 EXIT_GATE, EXIT_INPUT, EXIT_FAULT, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -471,6 +473,7 @@ def _mend(what: str) -> str:
     """What to do about runs whose times can't be compared."""
     return {
         "hardware": "measure both on one machine: enginepick compare BASE NEW --interleave",
+        "side by side": "measure again when the host is quiet and cool",
         "session": "measure again: enginepick compare BASE NEW --interleave",
     }.get(what, "compare runs of one kind of work")
 
@@ -550,7 +553,7 @@ def _find_results(runs: Sequence[str], out: Path) -> list[Results]:
     paths: list[Path] = []
     for run in runs:
         if Path(run).is_dir():
-            inside = sorted(Path(run).rglob("*.jsonl"))
+            inside = [p for p in sorted(Path(run).rglob("*.jsonl")) if p.parent.name != SESSIONS]
             if not inside:
                 raise InputError([Problem(run, "no runs in this folder", "enginepick demo")])
             paths += inside
@@ -611,7 +614,7 @@ def main() -> None:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(EXIT_INPUT) from None
     except KeyboardInterrupt:
-        typer.echo("interrupted before anything was measured", err=True)
+        typer.echo("interrupted; what was measured is kept", err=True)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except Exception as error:
         if os.environ.get("ENGINEPICK_DEBUG"):

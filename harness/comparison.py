@@ -47,6 +47,9 @@ Array = np.ndarray[Any, Any]
 NOTABLE = 1.05
 """Memory and size that grew by less are the same."""
 
+ALLOWED_DROP, TOLERATED = 0.01, 0.1
+"""A metric that fell by less than a tenth of the drop that was allowed is the same."""
+
 INPUTS, CANDIDATES = "model inputs", "candidates"
 """Differences that measuring side by side doesn't mend."""
 
@@ -78,6 +81,8 @@ class Change:
     """One candidate in both runs. time, memory: the new over the base's.
 
     drop: of the new run's metric against the base's on the same samples; None: not comparable.
+    tolerance: a drop that certainly exceeds it is a regression. fault: why the new one couldn't be
+    measured again although the base's could.
     """
 
     candidate: str
@@ -87,6 +92,8 @@ class Change:
     verdict: Verdict
     drop: Drop | None
     memory: float | None
+    tolerance: float = 0.0
+    fault: str | None = None
 
     @property
     def size(self) -> float | None:
@@ -99,13 +106,17 @@ class Change:
         """What certainly got worse, in words."""
         if self.new.status is not Status.OK:
             return (f"{self.new.status}: {self.new.reason}",)
+        if self.fault is not None:
+            return (self.fault,)
         return tuple(self._worse())
 
     def _worse(self) -> Iterator[str]:
         time, drop = self.time, self.drop
         if self.verdict is Verdict.SLOWER and time is not None:
             yield f"{time.value:.3g} times the time (95 % {time.low:.3g} to {time.high:.3g})"
-        if drop is not None and drop.low > 0:
+        elif self.time is None and self.new.dropped and not self.base.dropped:
+            yield f"now out early: {self.new.dropped}"
+        if drop is not None and drop.low > self.tolerance:
             yield f"the metric is worse by {drop.value:.3g} (at least {drop.low:.3g} at 95 %)"
         for noun, ratio in (("memory", self.memory), ("engine", self.size)):
             if ratio is not None and ratio > NOTABLE:
@@ -167,6 +178,8 @@ def compare(base: Results, new: Results, others: Iterable[Results] = ()) -> Comp
     common = [
         s for s in after.analysis.summaries if s.candidate.id in timed and s.candidate.id in planned
     ]
+    limit = new.run.config.get("constraints", {}).get("max_accuracy_drop", ALLOWED_DROP)
+    tolerance = TOLERATED * limit
     changes = tuple(
         Change(
             s.candidate.id,
@@ -175,6 +188,7 @@ def compare(base: Results, new: Results, others: Iterable[Results] = ()) -> Comp
             *_unpaired(before.analysis, after.analysis, s, spread, len(common)),
             _drop(before, after, s.candidate.id),
             _memory(before, after, s.candidate.id),
+            tolerance,
         )
         for s in common
     )
@@ -189,30 +203,55 @@ def compare(base: Results, new: Results, others: Iterable[Results] = ()) -> Comp
 
 
 def with_session(
-    stored: Comparison, session: Evidence, names: Mapping[str, tuple[str, str]]
+    stored: Comparison,
+    session: Analysis,
+    names: Mapping[str, tuple[str, str]],
+    faults: Mapping[str, str],
 ) -> Comparison:
-    """The same with the times of a side-by-side session. names: candidate id to (base's, new's)."""
-    changes = []
-    for each in stored.changes:
-        if each.candidate not in names:
-            continue
-        old, fresh = names[each.candidate]
-        measured = {old, fresh} <= set(session.logs)
-        time = session.ratio(old, fresh) if measured else None  # the base's speed over the new's
-        said = session.verdict(fresh, old) if measured else Verdict.UNRESOLVED
-        changes.append(replace(each, time=time, verdict=said))
+    """The same with the times of a side-by-side session.
+
+    names: candidate id to (base's, new's) in the session. faults: why a new one wasn't in it.
+    """
+    evidence = next(iter(session.comparisons.values()), None)
+    changes = tuple(_again(each, session, evidence, names, faults) for each in stored.changes)
+    kept = [
+        each if each.what in (INPUTS, CANDIDATES) else replace(each, voids=False)
+        for each in stored.differences
+    ]
+    if session.void:
+        kept.append(Difference("side by side", "", f"void: {session.void}", voids=True))
     return replace(
         stored,
-        differences=tuple(
-            each if each.what in (INPUTS, CANDIDATES) else replace(each, voids=False)
-            for each in stored.differences
-        ),
-        changes=tuple(changes),
+        differences=tuple(kept),
+        changes=changes,
         spread=None,
         interleaved=True,
-        rounds=session.rounds,
-        control=geometric_interval(np.array(session.control)),
+        rounds=evidence.rounds if evidence else 0,
+        control=geometric_interval(np.array(evidence.control)) if evidence else None,
     )
+
+
+def _again(
+    change: Change,
+    session: Analysis,
+    evidence: Evidence | None,
+    names: Mapping[str, tuple[str, str]],
+    faults: Mapping[str, str],
+) -> Change:
+    if change.candidate not in names:
+        fault = faults.get(change.candidate)
+        return replace(change, time=None, verdict=Verdict.UNRESOLVED, fault=fault)
+    old, fresh = names[change.candidate]
+    summaries = session.summary(old), session.summary(fresh)
+    broke = [s is not None and s.status is not Status.OK for s in summaries]
+    fault = None
+    if broke == [False, True] and summaries[1] is not None:
+        fault = f"{summaries[1].status} in the session: {summaries[1].reason}"
+    if evidence is None or not {old, fresh} <= set(evidence.logs) or any(broke):
+        return replace(change, time=None, verdict=Verdict.UNRESOLVED, fault=fault)
+    # The speed of the base's over the new's is the time of the new over the base's.
+    time, said = evidence.ratio(old, fresh), evidence.verdict(fresh, old)
+    return replace(change, time=time, verdict=said, fault=fault)
 
 
 # -- times -----------------------------------------------------------------------------------------
@@ -320,7 +359,8 @@ def _drop(base: _Side, new: _Side, candidate: str) -> Drop | None:
 
 def _same_samples(base: RunRecord, new: RunRecord) -> bool:
     names = ("sha256", "metric", "labelled", "calibration_samples", "validation_samples", "seed")
-    return all(getattr(base.data, name) == getattr(new.data, name) for name in names)
+    own = (base.data.calibration_source is None) == (new.data.calibration_source is None)
+    return own and all(getattr(base.data, name) == getattr(new.data, name) for name in names)
 
 
 def _memory(base: _Side, new: _Side, candidate: str) -> float | None:
@@ -334,7 +374,8 @@ def _memory(base: _Side, new: _Side, candidate: str) -> float | None:
         ]
         for side in (base, new)
     )
-    if min(len(old), len(fresh)) < LEAST_LAUNCHES:
+    alike = base.run.host_fingerprint == new.run.host_fingerprint
+    if not alike or min(len(old), len(fresh)) < LEAST_LAUNCHES:
         return None
     apart = min(fresh) > max(old) or max(fresh) < min(old)
     return float(np.median(fresh) / np.median(old)) if apart else 1.0

@@ -243,7 +243,8 @@ class LaunchRecord(Outcome):
 
     round: launches of a round belong together, and are compared as pairs if the round was
     finished (:class:`RoundRecord`). interleaved: they took turns while all were alive. position:
-    its place in the round's random order. control: the null control, a hidden duplicate that is
+    its place in the round's random order. began: the first round of the same process, where it
+    lived through several. control: the null control, a hidden duplicate that is
     compared with its twin and never ranked. durations: the slices' raw durations in order.
     output_error: the largest difference, relative to the largest magnitude,
     between this launch's output on the fixed sample and the accuracy pass's. executed and
@@ -256,6 +257,7 @@ class LaunchRecord(Outcome):
     candidate: str
     round: int
     phase: Phase = "rounds"
+    began: Optional[int] = None
     position: int
     control: bool = False
     interleaved: bool = True
@@ -277,7 +279,7 @@ class RoundRecord(_Frozen):
 
     steal, stalled: parts of the round's time that a hypervisor took, and that some task waited for
     a CPU (PSI). throttled: thermal events. clock_hz: the CPUs' mean frequency at its end. gpus:
-    what each GPU that was measured on said at its end.
+    what happened to each NVIDIA GPU that was measured on.
     """
 
     kind: Literal["round"] = "round"

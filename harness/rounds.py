@@ -19,9 +19,7 @@ from harness import jobs
 from harness.analysis import CALL_BOUND_NS, Analysis, Summary, analyse, launch_value
 from harness.config import SweepConfig
 from harness.evidence import SPENT, plan_looks
-from harness.gpu import GpuState, read_gpus
 from harness.measure import slices
-from harness.noise import HostCounters, between, clock_hz, read_counters
 from harness.recommendation import Limits, Objective, Recommendation, check_limits, recommend
 from harness.record import DropRecord, Phase, RoundRecord
 from harness.runner import Entrant, Round, Rules, Runner, free_memory_bytes
@@ -38,8 +36,10 @@ from harness.schedule import (
 from harness.setup import Setup
 from harness.stats import Answer
 from harness.store import Results, Store, read
+from harness.sustained import last_stretch
 from harness.tails import ENOUGH_ITERATIONS, ENOUGH_LAUNCHES
 from harness.types import Candidate, Scenario
+from harness.watch import Watch
 
 SCREEN_PASSES = 2
 MOST_FINALISTS = 3
@@ -117,6 +117,7 @@ class Rounds:
 
         floors: what launches a candidate's call without its work; asked where calls weigh much.
         """
+        self._setup = setup
         self._asked = asked
         self._store = store
         self._entrants = {each.candidate.id: each for each in entrants}
@@ -135,9 +136,10 @@ class Rounds:
         rng = random.Random(f"{asked.seed}/{self._next}")
         self._runner = Runner(setup, asked.rules, store, rng, self._turn)
         self._runner.remember(launches)
-        self._finished: Counter[Phase] = Counter()
-        for record in earlier.rounds if earlier else ():
-            self._finished[record.phase] += 1
+        self._finished: Counter[Phase] = Counter(
+            e.phase for e in (earlier.rounds if earlier else ())
+        )
+        self._sustained = len(last_stretch(earlier)) if earlier else 0
         gone = {each.candidate for each in launches if not each.ok}
         gone |= {each.candidate for each in (earlier.drops if earlier else ())}
         for name in gone:
@@ -280,23 +282,23 @@ class Rounds:
         times = {s.candidate.id: s.time_ns.value for s in best if s.time_ns is not None}
         cap_ns = self._asked.tail_cap_s * 1e9
         turns = {name: (tail_job(times[name], cap_ns),) for name in finalists}
+        launch_s = max(LAUNCH_S, *self._took, 0.0)
         seconds = sum(
-            LAUNCH_S + max(job.min_ns, job.min_iterations * times[name]) / 1e9
+            launch_s + max(job.min_ns, job.min_iterations * times[name]) / 1e9
             for name, (job,) in turns.items()
         )
         while finalists and self._finished["tail"] < ENOUGH_LAUNCHES:
             if self._spent(seconds):
                 return
-            round_ = Round(self._take_number("tail"), "tail", passes=1, turns=turns, alone=True)
-            before = self._look_around(finalists.values())
-            failed = self._runner.round(round_, list(finalists.values()), free_memory_bytes())
-            self._keep(round_, before, failed)
-            for name in failed:
-                finalists.pop(name, None)
+            self._measure(
+                Round(self._take_number("tail"), "tail", passes=1, turns=turns, alone=True),
+                list(finalists.values()),
+            )
+            finalists = {name: e for name, e in finalists.items() if name in self._entrants}
 
     def _sustain(self, span_s: float) -> None:
         """Keep the best, the runner-up and the baseline busy, to see whether the ranking holds."""
-        if self._finished["sustain"] >= PARTS:
+        if self._sustained >= PARTS or not self._finished["rounds"]:
             return
         decided = self._decision()
         tied = [each.summary for each in decided.placed("tied")]
@@ -309,78 +311,72 @@ class Rounds:
         while len(chosen) > 1 and not self._runner.fit_together(chosen, free_memory_bytes()):
             chosen.pop(-2 if len(chosen) > 2 else -1)  # noqa: PLR2004 - the control goes last
         first = self._take_number("sustain")
-        before = self._look_around(chosen)
-        parts = self._runner.sustain(first, chosen, span_s / PARTS, PARTS)
-        for part, failed in enumerate(parts):
-            self._keep(Round(first + part, "sustain"), before, failed)
-            before = self._look_around(chosen)
-            self._next = first + part + 1
+        self._sustained = 0
+        watch = Watch(self._setup, chosen)
+        for part, failed in enumerate(
+            self._runner.sustain(first, chosen, span_s / PARTS, PARTS), start=first
+        ):
+            self._keep(watch.record(part, "sustain"), failed)
+            self._next, self._sustained = part + 1, self._sustained + 1
+            watch = Watch(self._setup, chosen)
 
     # -- a round -------------------------------------------------------------------------------
 
     def _round(self, phase: Phase, entrants: dict[str, Entrant]) -> bool:
         """One round. False: the budget doesn't allow it."""
-        if self._spent(max(self._took, default=0.0) * (len(entrants) + 1)):
-            return False
         everyone = [*entrants.values()]
         if self._control in entrants:
             everyone.append(replace(entrants[self._control], control=True))
-        passes = min(SCREEN_PASSES, self._asked.rules.passes) if phase == "screen" else None
         if phase == "rounds":
-            everyone += self._call_floors()
-        round_ = Round(self._take_number(phase), phase, passes)
-        before = self._look_around(everyone)
-        failed = self._runner.round(round_, everyone, free_memory_bytes())
-        took = self._keep(round_, before, failed)
+            everyone += self._call_floors(everyone)
+        if self._spent(max(self._took, default=0.0) * len(everyone)):
+            return False
+        passes = min(SCREEN_PASSES, self._asked.rules.passes) if phase == "screen" else None
+        took = self._measure(Round(self._take_number(phase), phase, passes), everyone)
         self._took.append(took / len(everyone))
         return True
 
-    def _call_floors(self) -> Iterable[Entrant]:
-        """Of the candidates that are so quick that the call counts, once a round has shown that."""
+    def _call_floors(self, others: Sequence[Entrant]) -> list[Entrant]:
+        """Of the candidates that are so quick that the call counts, once a round has shown that.
+
+        Not where they would keep the others from living together.
+        """
         if self._floors is None and self._finished:
-            times = self._times(self._next - 1)
+            times = {s.candidate.id: s.time_ns for s in self._analysis().summaries}
             quick = [
-                self._entrants[name].candidate
-                for name, time in times.items()
-                if math.exp(time) < CALL_BOUND_NS and name in self._entrants
+                each.candidate
+                for name, each in self._entrants.items()
+                if (time := times.get(name)) is not None and time.value < CALL_BOUND_NS
             ]
             timed = [each for each in quick if each.settings.scenario is Scenario.LATENCY]
             made = [self._make_floor(each) for each in {c.floor: c for c in timed}.values()]
             self._floors = {each.candidate.id: each for each in made if each is not None}
-        return list((self._floors or {}).values())
+        floors = list((self._floors or {}).values())
+        if not floors:
+            return []
+        free, fit = free_memory_bytes(), self._runner.fit_together
+        apart = fit(others, free) and not fit([*others, *floors], free)
+        return [] if apart else floors
 
     def _take_number(self, phase: Phase) -> int:
         number, self._next = self._next, self._next + 1
         self._phase = phase
         return number
 
-    def _look_around(self, entrants: Iterable[Entrant]) -> _Before:
-        on_gpu = any(each.candidate.device.startswith("gpu") for each in entrants)
-        gpus = read_gpus() if on_gpu else ()
-        return _Before(monotonic(), read_counters(_now_ns()), gpus)
+    def _measure(self, round_: Round, entrants: Sequence[Entrant]) -> float:
+        """Launch them, and keep the round; how long it took, in s."""
+        watch = Watch(self._setup, entrants)
+        failed = self._runner.round(round_, entrants, free_memory_bytes())
+        return self._keep(watch.record(round_.number, round_.phase), failed)
 
-    def _keep(self, round_: Round, before: _Before, failed: Iterable[str]) -> float:
-        """Record the end of a round, let go of who failed; how long it took, in s."""
-        noise = between(before.counters, read_counters(_now_ns()), clock_hz())
-        took = monotonic() - before.at_s
+    def _keep(self, record: RoundRecord, failed: Iterable[str]) -> float:
+        """Record the end of a round, and let go of who failed."""
         for name in failed:
             self._entrants.pop(name, None)
             (self._floors or {}).pop(name, None)
-        self._finished[round_.phase] += 1
-        self._store.append(
-            RoundRecord(
-                at=datetime.now(UTC),
-                round=round_.number,
-                phase=round_.phase,
-                elapsed_s=took,
-                steal=noise.steal,
-                stalled=noise.stalled,
-                throttled=noise.throttled,
-                clock_hz=noise.clock_hz,
-                gpus=_with_others(before.gpus, read_gpus() if before.gpus else ()),
-            )
-        )
-        return took
+        self._finished[record.phase] += 1
+        self._store.append(record)
+        return record.elapsed_s
 
     def _spent(self, seconds: float) -> bool:
         """Whether the budget doesn't allow so many seconds more."""
@@ -404,29 +400,11 @@ class Rounds:
             "screen": "screen",
             "rounds": f"round {done + 1} of {goal}",
             "tail": f"tails, launch {self._finished['tail'] + 1} of {ENOUGH_LAUNCHES}",
-            "sustain": f"sustained load, part {self._finished['sustain'] + 1} of {PARTS}",
+            "sustain": f"sustained load, part {self._sustained + 1} of {PARTS}",
         }[self._phase]
         self._show(
             done, goal, f"{name}: {self._names.get(candidate_id, candidate_id)}: {doing}", left
         )
-
-
-@dataclass(frozen=True)
-class _Before:
-    """What the host was like when a round began."""
-
-    at_s: float
-    counters: HostCounters
-    gpus: tuple[GpuState, ...]
-
-
-def _with_others(before: Sequence[GpuState], after: Sequence[GpuState]) -> tuple[GpuState, ...]:
-    """The states at the end, with whoever computed on the same GPU before or after."""
-    known = {each.index: each.others for each in before}
-    return tuple(
-        replace(each, others=tuple(sorted({*each.others, *known.get(each.index, ())})))
-        for each in after
-    )
 
 
 def tail_job(time_ns: float, cap_ns: float) -> jobs.SliceJob:
@@ -445,7 +423,3 @@ def _short_names(entrants: Iterable[Entrant]) -> dict[str, str]:
     candidates = [each.candidate for each in entrants]
     counts = Counter(each.label for each in candidates)
     return {each.id: each.label if counts[each.label] == 1 else each.id for each in candidates}
-
-
-def _now_ns() -> int:
-    return int(monotonic() * 1e9)

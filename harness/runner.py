@@ -79,7 +79,8 @@ class Round:
     """How one round is measured.
 
     passes: turns of each launch; None: as the rules say. turns: by candidate id, what one turn of
-    it measures; where it isn't in, as the rules say. alone: no two processes live at once.
+    it measures; where it isn't in, as the rules say. alone: no two processes live at once. began:
+    the first round of the same processes, where they live through several.
     """
 
     number: int
@@ -87,6 +88,7 @@ class Round:
     passes: int | None = None
     turns: Mapping[str, tuple[jobs.SliceJob, ...]] = field(default_factory=dict)
     alone: bool = False
+    began: int | None = None
 
 
 @dataclass
@@ -170,15 +172,17 @@ class Runner:
         with self._lives(launches):
             self._begin(launches)
             for part in range(parts):
-                round_ = Round(first + part, "sustain")
+                round_ = Round(first + part, "sustain", began=first)
                 end = monotonic() + part_s
-                while monotonic() < end:
+                while monotonic() < end and len(_failed(launches)) < len(launches):
                     self._pass(round_, launches)
                 for launch in launches:
                     self._finish(round_, launch, interleaved=True, ends=part == parts - 1)
                     launch.forget()
                 yield _failed(launches)
                 launches = [each for each in launches if each.refusal is None]
+                if not launches:
+                    return
 
     def _order(self, entrants: Sequence[Entrant], *, mirrored: bool = False) -> list[Entrant]:
         """At random; ``mirrored``: the last round's order backwards, for those that were in it."""
@@ -304,6 +308,7 @@ class Runner:
             candidate=entrant.candidate.id,
             round=round_.number,
             phase=round_.phase,
+            began=round_.began,
             position=launch.position,
             control=entrant.control,
             interleaved=interleaved,

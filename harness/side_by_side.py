@@ -14,23 +14,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from harness.analysis import analyse
+from harness.analysis import Analysis, analyse
 from harness.build import Builder
 from harness.cache import Cache
 from harness.comparison import Comparison, with_session
 from harness.config import Lab, SweepConfig
 from harness.errors import InputError, Problem
-from harness.evidence import SPENT, Evidence
+from harness.evidence import SPENT
 from harness.hostlock import only_one
 from harness.judging import Judging, Subject
-from harness.noise import between, clock_hz, read_counters
 from harness.prepare import Prepared, prepare
-from harness.record import EndRecord, RoundRecord, RunRecord
+from harness.record import EndRecord, RunRecord
 from harness.rounds import Asked
 from harness.runner import Entrant, Runner, free_memory_bytes
 from harness.stats import Verdict
 from harness.store import Results, Store, read
 from harness.types import Candidate
+from harness.watch import Watch
 
 FOLDER = "comparisons"
 
@@ -62,27 +62,29 @@ def measure_again(
 ) -> Comparison:
     """Measure every candidate that both runs timed, until each change is decided.
 
-    Raises InputError when a run's model or data are no longer what they were.
+    budget_s: of the rounds; one is measured whatever it takes. Raises InputError when a run's
+    model, data or runtimes are no longer what they were, and KeyboardInterrupt, with all that was
+    measured kept, when the user ends it.
     """
-    deadline_s = None if budget_s is None else monotonic() + budget_s
     wanted = [each.candidate for each in stored.changes]
     with cache.scratch() as folder:
         sides = [
             _Side(each, lab, cache, folder / name) for name, each in zip(TAGS, runs, strict=True)
         ]
-        with only_one(f"comparison of {runs[0].run.run_id} and {runs[1].run.run_id}"):
-            entrants = [side.entrants(wanted, show) for side in sides]
-            pairs = [
-                _Pair(c, *(e[c] for e in entrants)) for c in wanted if all(c in e for e in entrants)
-            ]
+        name = f"comparison of {runs[0].run.run_id} and {runs[1].run.run_id}"
+        with only_one(name, lambda holder: show(0, 1, f"waiting for {holder}")):
+            old, fresh = (side.entrants(wanted, show) for side in sides)
+            pairs = [_Pair(c, old[c], fresh[c]) for c in wanted if c in old and c in fresh]
             if not pairs:
                 what = "no candidate of both runs can be measured again here"
                 raise InputError([Problem("--interleave", what)])
-            evidence = _Session(sides[1].prepared, runs, pairs, deadline_s, show=show).go()
-    return with_session(stored, evidence, {each.candidate: each.names for each in pairs})
+            session = _Session(sides[1].prepared, runs, pairs, budget_s, show=show).go()
+    names = {each.candidate: each.names for each in pairs}
+    return with_session(stored, session, names, dict.fromkeys(set(old) - set(fresh), GONE))
 
 
 TAGS = ("base", "new")
+GONE = "it can't be built, or its outputs are wrong, while the base's can"
 
 
 class _Side:
@@ -105,6 +107,12 @@ class _Side:
             if before != now:
                 problem = f"the {what} of the {self._tag} run has changed since"
                 fix = "compare without --interleave, or sweep again"
+                raise InputError([Problem(run.run_id, problem, fix)])
+        installed = {known.name: known.probe.versions for known in self.prepared.knowns}
+        for probe in run.probes:
+            if probe.versions and installed.get(probe.backend, probe.versions) != probe.versions:
+                problem = f"{probe.backend} was another version in the {self._tag} run"
+                fix = "give that run an interpreter of its own (python), or compare as stored"
                 raise InputError([Problem(run.run_id, problem, fix)])
 
     def entrants(self, wanted: Sequence[str], show: Show) -> dict[str, Entrant]:
@@ -158,69 +166,60 @@ class _Session:
         prepared: Prepared,
         runs: tuple[Results, Results],
         pairs: Sequence[_Pair],
-        deadline_s: float | None,
+        budget_s: float | None,
         *,
         show: Show,
     ) -> None:
         self._prepared = prepared
         self._runs = runs
         self._pairs = list(pairs)
-        self._deadline_s = deadline_s
+        self._budget_s = budget_s
         self._began = monotonic()
         self._show = show
         self._done = 0
 
-    def go(self) -> Evidence:
+    def go(self) -> Analysis:
         """Measure; what is known at the end."""
         head = self._head()
         path = self._runs[1].path.parent / FOLDER / f"{head.run_id}.jsonl"
-        why = "done"
+        why = "interrupted"
         with Store(path) as store:
             store.append(head)
-            rules = Asked.of(self._prepared.config).rules
-            rng = random.Random(head.run_id)
-            runner = Runner(self._prepared.setup(), rules, store, rng, self._turn)
-            took = 0.0
             try:
-                while self._pairs and self._done < SPENT[-1].rounds:
-                    if self._deadline_s and monotonic() + took > self._deadline_s:
-                        why = "budget"
-                        break
-                    started, before = monotonic(), read_counters(_now_ns())
-                    everyone = [e for pair in self._pairs for e in (pair.base, pair.new)]
-                    control = replace(everyone[0], control=True)
-                    failed = runner.round(self._done, [*everyone, control], free_memory_bytes())
-                    took = monotonic() - started
-                    noise = between(before, read_counters(_now_ns()), clock_hz())
-                    store.append(
-                        RoundRecord(
-                            at=datetime.now(UTC),
-                            round=self._done,
-                            elapsed_s=took,
-                            steal=noise.steal,
-                            stalled=noise.stalled,
-                            throttled=noise.throttled,
-                            clock_hz=noise.clock_hz,
-                        )
-                    )
-                    self._done += 1
-                    self._pairs = [p for p in self._pairs if not {*p.names} & {*failed}]
-                    self._let_go(path)
-            except KeyboardInterrupt:
-                why = "interrupted"
-            elapsed = monotonic() - self._began
-            store.append(EndRecord(at=datetime.now(UTC), why=why, elapsed_s=elapsed))
-        return self._evidence(read(path))
+                why = self._rounds(store, random.Random(head.run_id))
+            finally:
+                elapsed = monotonic() - self._began
+                store.append(EndRecord(at=datetime.now(UTC), why=why, elapsed_s=elapsed))
+        return analyse(read(path))
+
+    def _rounds(self, store: Store, rng: random.Random) -> str:
+        """Why they ended."""
+        setup = self._prepared.setup()
+        runner = Runner(setup, Asked.of(self._prepared.config).rules, store, rng, self._turn)
+        took = 0.0
+        while self._pairs and self._done < SPENT[-1].rounds:
+            spent = monotonic() - self._began + took
+            if self._done and self._budget_s is not None and spent > self._budget_s:
+                return "budget"
+            everyone = [e for pair in self._pairs for e in (pair.base, pair.new)]
+            everyone.append(replace(everyone[0], control=True))
+            watch = Watch(setup, everyone)
+            failed = runner.round(self._done, everyone, free_memory_bytes())
+            record = watch.record(self._done, "rounds")
+            store.append(record)
+            took = record.elapsed_s
+            self._done += 1
+            self._pairs = [p for p in self._pairs if not {*p.names} & {*failed}]
+            self._let_go(store.path)
+        return "done"
 
     def _let_go(self, path: Path) -> None:
         """At a planned look: pairs that are decided aren't launched again."""
-        if self._done in {look.rounds for look in SPENT}:
-            known = self._evidence(read(path))
+        if self._done not in {look.rounds for look in SPENT}:
+            return
+        known = next(iter(analyse(read(path), under_way=True).comparisons.values()), None)
+        if known is not None:
             self._pairs = [p for p in self._pairs if known.verdict(*p.names) is Verdict.UNRESOLVED]
-
-    def _evidence(self, results: Results) -> Evidence:
-        analysis = analyse(results, under_way=results.end is None)
-        return next(iter(analysis.comparisons.values()))
 
     def _turn(self, candidate_id: str, doing: str) -> None:
         text = f"round {self._done + 1}: {candidate_id}: {doing}"
@@ -241,7 +240,3 @@ class _Session:
                 "config": {**new.run.config, "measure": measure},
             }
         )
-
-
-def _now_ns() -> int:
-    return int(monotonic() * 1e9)

@@ -18,6 +18,7 @@ from scipy import stats
 from harness.evidence import MARGIN
 from harness.record import LaunchRecord, RoundRecord
 from harness.stats import CONFIDENCE, Interval, Verdict, verdict
+from harness.store import Results
 
 Array = np.ndarray[Any, Any]
 
@@ -48,6 +49,15 @@ class Sustained:
     control: tuple[float, ...]
     clock_hz: tuple[float | None, ...]
     throttled: int
+
+
+def last_stretch(results: Results) -> tuple[int, ...]:
+    """The finished parts of the last stretch of load, by their round numbers."""
+    parts = [each for each in results.launches if each.phase == "sustain"]
+    began = max((each.began or 0 for each in parts), default=0)
+    ended = {each.round for each in results.rounds if each.phase == "sustain"}
+    own = {each.round for each in parts if (each.began or 0) == began}
+    return tuple(sorted(own & ended))
 
 
 def sustained(

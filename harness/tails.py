@@ -33,7 +33,7 @@ class Tail:
 
     p99_ns: over the launches. most_ns: what the true p99 doesn't exceed at 99 % confidence if
     iterations are independent. missing: how many more iterations a claim takes. tier: of the
-    launches' noise; a tail can be claimed on a green host only.
+    launches' noise, None where the host doesn't tell; a tail can be claimed on a green host only.
     """
 
     p99_ns: Interval | None
@@ -41,7 +41,7 @@ class Tail:
     iterations: int
     launches: int
     missing: int
-    tier: Tier
+    tier: Tier | None
 
     @property
     def claimed(self) -> bool:
@@ -50,11 +50,15 @@ class Tail:
 
 
 def tail(
-    launches: Sequence[Array], run_delay: float | None = None, preempted: float | None = None
+    launches: Sequence[Array],
+    noise: tuple[float | None, float | None, float | None] = (None, None, None),
+    *,
+    throttled: bool = False,
 ) -> Tail:
     """From each launch's durations [iterations] in ns.
 
-    preempted: the part of the iterations during which the scheduler took the CPU away.
+    noise: of these launches, as :func:`harness.noise.tier` takes it (run-delay, the part of the
+    iterations that were preempted, steal). throttled: the processor was, for heat.
     """
     known = [each for each in launches if each.size]
     together = np.concatenate(known) if known else np.empty(0)
@@ -69,8 +73,15 @@ def tail(
         iterations=together.size,
         launches=len(known),
         missing=missing,
-        tier=tier(run_delay, preempted),
+        tier=_tier(noise, throttled=throttled),
     )
+
+
+def _tier(noise: tuple[float | None, ...], *, throttled: bool) -> Tier | None:
+    if throttled:
+        return Tier.RED
+    known = [each for each in noise[:2] if each is not None]
+    return tier(*noise) if known else None
 
 
 def upper_bound(durations: Array) -> float | None:

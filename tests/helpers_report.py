@@ -231,7 +231,7 @@ def _append_sustained(
                 each.model_copy(update={"started_ns": (part * 60 + n) * 10**9})
                 for n, each in enumerate(launch.slices)
             )
-            update = {"phase": "sustain", "slices": moved, "control": twin}
+            update = {"phase": "sustain", "slices": moved, "control": twin, "began": first}
             store.append(launch.model_copy(update=update))
         clock = 4.1e9 - 5e7 * part
         store.append(

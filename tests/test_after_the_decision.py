@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
-from builders import candidate, launch, timed_run
+from builders import NOW, build, candidate, end, head, launch, timed_run, write
 from pipeline import LAB, configure, run
 
 from harness.analysis import analyse
@@ -14,7 +16,8 @@ from harness.record import RoundRecord
 from harness.report import Report, render
 from harness.run import resume, sweep
 from harness.store import read
-from harness.types import Precision, Status
+from harness.types import Candidate, Device, Precision, Probe, Status
+from harness.watch import nvidia_gpus
 
 LOOSE = {"max_accuracy_drop": 0.5}
 SPEEDS = {"latency_us": ["300", "600"]}
@@ -71,6 +74,7 @@ def test_sustained_load_is_kept_in_parts_and_reported(tmp_path):
     assert len([r for r in results.rounds if r.phase == "sustain"]) == 10
     assert len(parts) == 10 * 3  # both, and the control
     assert len({each.open_ns for each in parts}) == 3  # one process each, all the time
+    assert {each.began for each in parts} == {parts[0].round}
     analysis = analyse(results)
     stretch = analysis.sustained
     assert stretch.ranking == "held"
@@ -143,9 +147,9 @@ def test_throttling_may_be_how_the_device_runs(tmp_path):
 
 
 def test_a_gpu_with_clocks_held_down_is_void(tmp_path):
-    gpus = (GpuState(0, held_down=("power cap",)),)
+    gpus = (GpuState(0, held_down=("heat (software)", "power cap")),)
     results = throttled(timed_run(tmp_path, {A: [2e6] * 5, B: [1e6] * 5}), gpus=gpus)
-    assert "GPU 0: power cap" in analyse(results).void
+    assert "(GPU 0: heat (software))" in analyse(results).void
 
 
 @pytest.mark.parametrize(("off", "void"), [(1.0, False), (1.009, False), (1.05, True)])
@@ -158,3 +162,46 @@ def test_equal_engines_that_differ_make_the_session_void(tmp_path, off, void):
     analysis = analyse(results)
     assert bool(analysis.void) is void
     assert (recommend(analysis).choice is None) is void
+
+
+def test_a_power_cap_alone_is_how_large_gpus_run(tmp_path):
+    gpus = (GpuState(0, held_down=("power cap",)),)
+    results = throttled(timed_run(tmp_path, {A: [2e6] * 5, B: [1e6] * 5}), gpus=gpus)
+    assert analyse(results).void is None
+
+
+# -- what a review found ---------------------------------------------------------------------------
+
+
+def test_a_budget_that_ends_the_rounds_spends_the_last_look_whatever_follows(tmp_path):
+    results = run(tmp_path, sustain="1s", budget="3s", measure={"rounds": 100}, options=SPEEDS)
+    assert results.end.why == "budget"
+    assert phases(results, "sustain")
+    analysis = analyse(results)
+    fast = analysis.summary(next(c.id for c in results.run.candidates if "=300" in c.id))
+    assert fast.speedup.high < float("inf")
+
+
+def test_load_without_a_finished_round_is_no_evidence(tmp_path):
+    parts = [launch(A, n, 1e6, phase="sustain", began=0) for n in range(5)]
+    ended = [RoundRecord(at=NOW, round=n, phase="sustain", elapsed_s=1) for n in range(5)]
+    results = write(tmp_path, [head([A], 1), build(A), *parts, *ended, end("budget")])
+    summary = analyse(results).summary(A.id)
+    assert (summary.launches, summary.time_ns) == (0, None)
+    assert recommend(analyse(results)).choice is None
+
+
+def test_only_the_gpus_that_are_used_are_watched(monkeypatch):
+    setup = SimpleNamespace(
+        probes={
+            "cuda": Probe("cuda", (), (Device("gpu:1", "NVIDIA H100"),)),
+            "arc": Probe("arc", (), (Device("gpu:0", "Intel Arc"),)),
+        }
+    )
+    entrants = [
+        SimpleNamespace(candidate=Candidate(backend, Precision.FP32, "source", device), setup=None)
+        for backend, device in (("cuda", "gpu:1"), ("arc", "gpu:0"), ("cuda", "cpu"))
+    ]
+    assert nvidia_gpus(setup, entrants) == {1}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    assert nvidia_gpus(setup, entrants) == {3}

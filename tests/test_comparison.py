@@ -6,12 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from builders import INT8, candidate, right, timed_run
+from builders import INT8, NOW, candidate, end, head, launch, right, rounds, timed_run, write
 from typer.testing import CliRunner
 
 from harness import store
 from harness.cli import app
 from harness.comparison import compare, run_spread
+from harness.record import DropRecord
 from harness.report import comparing
 from harness.stats import Verdict
 from harness.types import Probe
@@ -105,6 +106,29 @@ def test_other_versions_are_named_and_do_not_forbid_it(tmp_path):
     found = compare(base, new)
     assert [(d.what, d.base, d.new) for d in found.differences] == [("runtime", "not there", "2.0")]
     assert not found.void
+
+
+def test_a_candidate_that_is_now_too_slow_to_be_measured_is_worse(tmp_path):
+    drop = DropRecord(at=NOW, candidate=B.id, round=0, reason="3 times slower than a")
+    base = timed_run(tmp_path / "base", TIMES, run_id="base")
+    records = [
+        head([A, B], 5, run_id="new"),
+        launch(B, 0, 3e6, phase="screen"),
+        drop,
+        *(launch(A, n, t) for n, t in enumerate(TIMES[A], start=1)),
+        *rounds(1, 2, 3, 4, 5),
+        end(),
+    ]
+    (worse,) = compare(base, write(tmp_path / "new", records)).regressed
+    assert worse.worse[0].startswith("now out early: 3 times slower")
+
+
+def test_a_metric_that_moved_by_next_to_nothing_is_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    scores = 0.99 + 0.001 * rng.random(1000)
+    base = timed_run(tmp_path / "base", TIMES, judged={A: scores, B: scores}, run_id="base")
+    new = timed_run(tmp_path / "new", TIMES, judged={A: scores - 1e-5, B: scores}, run_id="new")
+    assert not compare(base, new).regressed
 
 
 def moody_run(folder, rng, number, sigma):

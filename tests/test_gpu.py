@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from harness.gpu import parse, read_gpus
+from harness.gpu import during, parse, read_gpus
 
 STATES = """\
 0, GPU-aa, 1980, 41, 3, 0x0000000000000000
@@ -44,7 +44,18 @@ def test_an_older_driver_has_another_name_for_the_reasons():
         return COMPUTING if "compute-apps" in arguments[0] else STATES
 
     assert len(read_gpus(old_driver)) == 3
-    assert "clocks_throttle_reasons.active" in asked[1]
+    assert "clocks_throttle_reasons.active" in asked[2]
+
+
+def test_what_held_the_clocks_between_two_readings_counts():
+    row = "{}, GPU-{}, 1980, 41, 3, 0x0000000000000001, {}, 0, {}, [N/A]\n"
+    before = parse(row.format(0, "aa", 100, 5) + row.format(1, "bb", 0, 0), "GPU-aa, 7\n")
+    after = parse(row.format(0, "aa", 100, 9) + row.format(1, "bb", 50, 0), "GPU-aa, 8\n")
+    (own,) = during(before, after, frozenset({0}))
+    assert own.held_down == ("heat (hardware)",)
+    assert own.others == (7, 8)
+    assert during(before, after, frozenset()) == ()
+    assert during((), after, frozenset({0})) == ()
 
 
 def test_the_command_is_found_on_the_path(tmp_path, monkeypatch):

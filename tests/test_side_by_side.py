@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from harness.errors import InputError
 from harness.run import sweep
 from harness.side_by_side import FOLDER, measure_again
 from harness.stats import Verdict
-from harness.store import read
+from harness.store import Results, read
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,6 +87,24 @@ def test_the_session_is_kept_like_a_run(lab):
     assert session.end.why in ("done", "budget")
     assert len(session.launches) == 3 * len(session.rounds)  # both, and the null control
     assert runs["old"].run.run_id in session.run.run_id
+
+
+def test_a_runtime_that_changed_since_is_refused(lab):
+    folder, runs = lab
+    old = runs["old"]
+    probes = tuple(replace(each, versions=(("onnxruntime", "0.1"),)) for each in old.run.probes)
+    moved = Results(**{**vars(old), "run": old.run.model_copy(update={"probes": probes})})
+    pair = moved, runs["same"]
+    with pytest.raises(InputError, match="onnxruntime was another version in the base run"):
+        measure_again(compare(*pair), pair, LAB, Cache(folder / "cache"))
+
+
+def test_one_round_is_measured_however_small_the_budget(lab):
+    folder, runs = lab
+    pair = runs["old"], runs["longer"]
+    found = measure_again(compare(*pair), pair, LAB, Cache(folder / "cache"), budget_s=0.001)
+    assert found.rounds == 1
+    assert found.changes[0].verdict is Verdict.UNRESOLVED
 
 
 def test_a_model_that_changed_since_is_refused(lab):

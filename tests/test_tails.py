@@ -17,7 +17,7 @@ def launches(count: int, iterations: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def test_enough_evidence_is_a_claim():
-    found = tail(launches(5, 200), 0.001, 0.002)
+    found = tail(launches(5, 200), (0.001, 0.002, None))
     assert found.claimed
     assert (found.iterations, found.launches, found.missing) == (1000, 5, 0)
     truth = 1e6 * stats.lognorm.ppf(0.99, 0.1)
@@ -38,11 +38,20 @@ def test_too_few_launches_withhold_it_however_many_iterations():
     assert found.missing == 2000
 
 
-@pytest.mark.parametrize(("run_delay", "preempted"), [(0.05, 0.0), (0.0, 0.02), (0.5, None)])
-def test_a_busy_host_shows_a_value_that_is_not_claimed(run_delay, preempted):
-    found = tail(launches(5, 200), run_delay, preempted)
+@pytest.mark.parametrize(
+    ("noise", "throttled", "tier"),
+    [
+        ((0.05, 0.0, 0.0), False, Tier.AMBER),
+        ((0.0, 0.02, 0.0), False, Tier.AMBER),
+        ((0.0, 0.0, 0.5), False, Tier.RED),
+        ((0.0, 0.0, 0.0), True, Tier.RED),
+        ((None, None, 0.0), False, None),
+    ],
+)
+def test_a_busy_host_shows_a_value_that_is_not_claimed(noise, throttled, tier):
+    found = tail(launches(5, 200), noise, throttled=throttled)
     assert found.p99_ns is not None
-    assert found.tier is not Tier.GREEN
+    assert found.tier is tier
     assert not found.claimed
 
 

@@ -240,7 +240,7 @@ def _tail(tail: Tail | None) -> dict[str, Any] | None:
         "iterations": tail.iterations,
         "launches": tail.launches,
         "missing": tail.missing,
-        "noise": str(tail.tier),
+        "noise": str(tail.tier) if tail.tier else None,
     }
 
 

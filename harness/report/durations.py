@@ -55,4 +55,5 @@ def _ranked(report: Report, candidate: str) -> list[LaunchRecord]:
         for each in report.results.launches
         if each.candidate == candidate and each.ok and not each.control and each.durations
     ]
-    return [each for each in own if each.round in finished] or own
+    ended = [each for each in own if each.round in finished]
+    return ended or [each for each in own if each.phase in ("screen", "rounds")]

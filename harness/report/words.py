@@ -175,7 +175,8 @@ def tail_text(report: Report, summary: Summary) -> str | None:
     value = f"{fmt.duration(tail.p99_ns.value)} (95 % {low} to {high}), {ran}"
     if tail.claimed:
         return value
-    return f"as experienced on this {tail.tier} host, not claimed: {value}"
+    host = f"this {tail.tier} host" if tail.tier else "a host that doesn't tell how busy it is"
+    return f"as experienced on {host}, not claimed: {value}"
 
 
 def sustained_text(report: Report) -> str | None:
