@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test lint format clean bench
+.PHONY: demo test lint format clean bench validate
 
 demo: $(STAMP)
 	$(BIN)/enginepick demo
@@ -28,6 +28,12 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/startup.py
+
+validate: $(STAMP)
+	$(BIN)/python benchmarks/live.py
+	$(BIN)/python benchmarks/traces.py results/traces
+	$(BIN)/python benchmarks/validate.py results/traces/onnxruntime.jsonl
+	$(BIN)/python benchmarks/native.py
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python >= 3.11 with venv is needed (Debian: apt install python3-venv)"; exit 1; }

@@ -1,9 +1,10 @@
 """Our medians against those of native tools, alternating, each time in fresh processes.
 
 ONNX Runtime: a loop in C (`native.c`, built with the machine's `cc` against the library in the
-installed package). OpenVINO: its own `benchmark_app` (no hint, one request, synchronous, one
-stream). One thread each. Printed: the ratio of the medians, ours over theirs, with its 95 %
-interval over the pairs. Ours is compute alone (`run`), which is what native tools time.
+installed package), and the plain loop that anyone would write in Python. OpenVINO: its own
+`benchmark_app` (no hint, one request, synchronous, one stream). One thread each. Printed: the ratio
+of the medians, ours over theirs, with its 95 % interval over the pairs. Ours is compute alone
+(`run`), which is what native tools time.
 Run: .venv/bin/python benchmarks/native.py [--pairs 12] [--seconds 3]
 """
 
@@ -51,9 +52,32 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-def ours(module: str, model: Path, seconds: float) -> tuple[float, float]:
-    """Our median in ns, and the output's sum."""
-    command = [sys.executable, "-c", OURS, module, str(model), str(ROWS), str(WIDTH), str(seconds)]
+PLAIN = """
+import json, sys, time
+import numpy as np
+import onnxruntime as ort
+model, rows, width, seconds = sys.argv[1:]
+options = ort.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+x = ((np.arange(int(rows) * int(width), dtype=np.uint64) * 2654435761) % 1000).astype(np.float32)
+x = (x / np.float32(500) - np.float32(1)).reshape(int(rows), int(width))
+warm = time.perf_counter_ns() + int(0.3e9)
+end, took, stop = warm + int(float(seconds) * 1e9), [], 0
+while stop < end:
+    start = time.perf_counter_ns()
+    y = session.run(None, {"x": x})
+    stop = time.perf_counter_ns()
+    if start >= warm:
+        took.append(stop - start)
+print(json.dumps([float(np.median(took)), float(y[0].sum())]))
+"""
+
+
+def in_python(code: str, model: Path, seconds: float, *first: str) -> tuple[float, float]:
+    """The median in ns that a script found in a fresh interpreter, and its output's sum."""
+    arguments = [*first, str(model), str(ROWS), str(WIDTH), str(seconds)]
+    command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     median, total = json.loads(done.stdout.splitlines()[-1])
     return median, total
@@ -154,13 +178,19 @@ def main() -> None:
         program = build_loop(folder)
         alternate(
             "ONNX Runtime, a loop in C",
-            lambda: ours("backends.ort", model, args.seconds),
+            lambda: in_python(OURS, model, args.seconds, "backends.ort"),
             lambda: c_loop(program, model, args.seconds),
             args.pairs,
         )
         alternate(
+            "ONNX Runtime, session.run in Python",
+            lambda: in_python(OURS, model, args.seconds, "backends.ort"),
+            lambda: in_python(PLAIN, model, args.seconds),
+            args.pairs,
+        )
+        alternate(
             "OpenVINO, benchmark_app",
-            lambda: ours("backends.ov", model, args.seconds),
+            lambda: in_python(OURS, model, args.seconds, "backends.ov"),
             lambda: benchmark_app(model, args.seconds),
             args.pairs,
         )
