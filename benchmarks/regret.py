@@ -22,11 +22,12 @@ from typing import Any, cast
 import numpy as np
 
 from harness.analysis import Analysis, analyse
+from harness.asked import Asked
 from harness.config import SweepConfig
 from harness.evidence import MARGIN
 from harness.recommendation import Recommendation, recommend
 from harness.record import EndRecord, LaunchRecord
-from harness.rounds import Asked, Rounds
+from harness.rounds import Rounds
 from harness.runner import Entrant, Round
 from harness.store import Results, Store, read
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from harness import load_lab, load_sweep, recommend, sweep
 from harness.analysis import analyse
-from harness.rounds import Asked
+from harness.asked import Asked
 
 BUSY = """
 import random, time

@@ -521,19 +521,14 @@ def _show(results: Results, *, as_json: bool) -> None:
 def _report(results: Results, given: Mapping[str, object], objective: Objective | None) -> Report:
     """Analyse and decide: the run's own constraints, changed by what is given."""
     from harness.analysis import analyse
+    from harness.asked import limits_of
     from harness.config import SweepConfig, load_sweep
-    from harness.recommendation import Limits, recommend
+    from harness.recommendation import recommend
     from harness.report import Report
 
     config = SweepConfig.from_dict(results.run.config, f"{results.path.name}: config")
     changed = {f"constraints.{name}": value for name, value in given.items()}
-    limit = load_sweep(None, {**config.to_dict(), **changed}).constraints
-    limits = Limits(
-        limit.max_accuracy_drop,
-        limit.max_latency_ns,
-        limit.max_memory_bytes,
-        limit.max_size_bytes,
-    )
+    limits = limits_of(load_sweep(None, {**config.to_dict(), **changed}).constraints)
     analysis = analyse(results)
     decided = recommend(analysis, limits, str(objective or config.objective))  # type: ignore[arg-type]
     return Report(results, analysis, decided)

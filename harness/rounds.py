@@ -11,18 +11,18 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 
 from harness import jobs
 from harness.analysis import CALL_BOUND_NS, Analysis, Summary, analyse, launch_value
-from harness.config import SweepConfig
+from harness.asked import Asked
 from harness.evidence import SPENT, plan_looks
 from harness.measure import slices
-from harness.recommendation import Limits, Objective, Recommendation, check_limits, recommend
+from harness.recommendation import Recommendation, check_limits, recommend
 from harness.record import DropRecord, Phase, RoundRecord
-from harness.runner import Entrant, Round, Rules, Runner, free_memory_bytes
+from harness.runner import Entrant, Round, Runner, free_memory_bytes
 from harness.schedule import (
     SCREEN_FROM,
     Dropped,
@@ -30,6 +30,7 @@ from harness.schedule import (
     best_of,
     confirmed,
     hopeless,
+    outdone,
     settled,
     suspects,
 )
@@ -54,47 +55,6 @@ LAUNCH_S = 1.5
 
 Shown = Callable[[int, int, str, float | None], None]
 """Told of progress: rounds done, rounds planned at most, what runs now, seconds left."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the rounds are for: the part of the configuration that decides when enough is known."""
-
-    objective: Objective
-    limits: Limits
-    fixed_rounds: int | None
-    budget_s: float | None
-    seed: int
-    rules: Rules
-    tail_cap_s: float = 0.0
-    sustain_s: float | None = None
-
-    @classmethod
-    def of(cls, config: SweepConfig) -> Asked:
-        """From the configuration."""
-        measure, limits = config.measure, config.constraints
-        return cls(
-            objective=config.objective,
-            limits=limits_of(limits),
-            fixed_rounds=measure.rounds,
-            budget_s=config.budget_s,
-            seed=config.seed,
-            tail_cap_s=measure.tail_cap_s,
-            sustain_s=config.sustain_s,
-            rules=Rules(
-                passes=measure.passes,
-                slice_ns=measure.slice_ms * 1_000_000,
-                warmup_iterations=measure.warmup_iterations,
-                warmup_cap_ns=int(measure.warmup_cap_s * 1e9),
-                live_memory_fraction=measure.live_memory_fraction,
-            ),
-        )
-
-
-def limits_of(constraints: object) -> Limits:
-    """The constraints of a configuration as the recommendation takes them."""
-    names = ("max_accuracy_drop", "max_latency_ns", "max_memory_bytes", "max_size_bytes")
-    return Limits(**{name: getattr(constraints, name) for name in names})
 
 
 class Rounds:
@@ -128,6 +88,7 @@ class Rounds:
         self._show = show
         self._make_floor = floors
         self._floors: dict[str, Entrant] | None = None
+        self._outdone: frozenset[str] = frozenset()
         self._took: list[float] = []
         self._phase: Phase = "rounds"
         launches = earlier.launches if earlier else ()
@@ -163,13 +124,17 @@ class Rounds:
         if self._asked.fixed_rounds is None:
             self._control = self._best() or self._baseline
         most = self._asked.fixed_rounds or SPENT[-1].rounds
-        while self._entrants:
+        while active := self._active():
             done = self._finished["rounds"]
             if done >= most or self._is_settled(done):
                 break
-            if not self._round("rounds", self._entrants):
+            if not self._round("rounds", active):
                 return "budget"
         return "done"
+
+    def _active(self) -> dict[str, Entrant]:
+        """Those whose launches may still tell something about the choice."""
+        return {name: e for name, e in self._entrants.items() if name not in self._outdone}
 
     # -- the screen ----------------------------------------------------------------------------
 
@@ -221,6 +186,7 @@ class Rounds:
         keep = frozenset({name for name in (self._baseline, self._control) if name})
         out = hopeless(evidence, standings, keep)
         self._drop([each for each in out if each.candidate in self._entrants])
+        self._outdone |= outdone(evidence, standings, keep)
         return False
 
     def _scenario(self) -> Scenario:
@@ -395,7 +361,7 @@ class Rounds:
         goal = fixed or next((look.rounds for look in SPENT if look.rounds > done), done)
         left = None
         if self._took and self._phase in ("screen", "rounds"):
-            left = (goal - done) * len(self._entrants) * sum(self._took) / len(self._took)
+            left = (goal - done) * len(self._active()) * sum(self._took) / len(self._took)
         name = {
             "screen": "screen",
             "rounds": f"round {done + 1} of {goal}",

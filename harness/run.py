@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 
 from harness.analysis import engine_key
+from harness.asked import Asked
 from harness.build import Builder
 from harness.cache import Cache
 from harness.config import Lab, SweepConfig, load_lab
@@ -24,7 +25,7 @@ from harness.judging import Judging, Subject
 from harness.plan import Plan, Skipped
 from harness.prepare import Prepared, own_version, prepare
 from harness.record import DataUse, EndRecord, ModelUse, RunRecord, Skip
-from harness.rounds import Asked, Rounds
+from harness.rounds import Rounds
 from harness.runner import Entrant
 from harness.store import Results, Store, read
 from harness.types import Candidate, Engine

@@ -119,13 +119,35 @@ def hopeless(
     return out
 
 
-def settled(evidence: Evidence, standings: Mapping[str, Standing]) -> bool:
-    """Whether the choice is known: every possible rival is told apart from the best, or tied."""
-    times = {
+def outdone(
+    evidence: Evidence, standings: Mapping[str, Standing], keep: frozenset[str]
+) -> frozenset[str]:
+    """Who is certainly slower than the best: more launches would tell nothing about the choice.
+
+    They aren't out: they may be better in something else.
+    """
+    times = _times(evidence)
+    if not evidence.seen or not times:
+        return frozenset()
+    best = best_of(times, standings)
+    if not standings[best].possible:
+        return frozenset()
+    slower = {name for name in times if evidence.verdict(name, best) is Verdict.SLOWER}
+    return frozenset(slower - keep)
+
+
+def _times(evidence: Evidence) -> dict[str, float]:
+    """The mean log time of those that were in every round."""
+    return {
         name: sum(values.values()) / len(values)
         for name, values in evidence.logs.items()
         if name in evidence.ids
     }
+
+
+def settled(evidence: Evidence, standings: Mapping[str, Standing]) -> bool:
+    """Whether the choice is known: every possible rival is told apart from the best, or tied."""
+    times = _times(evidence)
     if not evidence.seen or not times:
         return False
     best = best_of(times, standings)

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 
 from harness.analysis import Analysis, analyse
+from harness.asked import Asked
 from harness.build import Builder
 from harness.cache import Cache
 from harness.comparison import Comparison, with_session
@@ -25,7 +26,6 @@ from harness.hostlock import only_one
 from harness.judging import Judging, Subject
 from harness.prepare import Prepared, prepare
 from harness.record import EndRecord, RunRecord
-from harness.rounds import Asked
 from harness.runner import Entrant, Runner, free_memory_bytes
 from harness.stats import Verdict
 from harness.store import Results, Store, read

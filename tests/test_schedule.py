@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from harness.evidence import ALPHA, SPENT, Evidence, final_looks, plan_looks
-from harness.schedule import SCREEN_RATIO, Standing, best_of, confirmed, hopeless, settled, suspects
+from harness.schedule import (
+    SCREEN_RATIO,
+    Standing,
+    best_of,
+    confirmed,
+    hopeless,
+    outdone,
+    settled,
+    suspects,
+)
 from harness.stats import Verdict
 
 ANY = Standing(possible=True, drop=0.0, memory_bytes=0.0, size_bytes=0.0)
@@ -148,3 +157,19 @@ def test_settled_when_every_possible_rival_is_told_apart_or_tied():
     assert not settled(noisy, standings)
     out = {**standings, "1": Standing(possible=False)}
     assert settled(session(6, [0.0, 0.02, 0.9], rounds=3, sd=0.05), out)
+
+
+def test_the_outdone_are_known_to_be_slower_than_the_best_whatever_else_they_are():
+    evidence = session(7, [0.0, 0.2, 0.3], rounds=5)
+    lean = Standing(possible=True, drop=-0.1, memory_bytes=1.0, size_bytes=1.0)
+    standings = {"0": ANY, "1": lean, "2": ANY}
+    assert outdone(evidence, standings, frozenset()) == {"1", "2"}
+    assert outdone(evidence, standings, frozenset({"2"})) == {"1"}
+    noisy = session(8, [0.0, 0.02, 0.03], rounds=3, sd=0.05)
+    assert outdone(noisy, standings, frozenset()) == frozenset()
+
+
+def test_nobody_is_outdone_by_what_can_not_be_the_choice():
+    evidence = session(9, [0.0, 0.2], rounds=5)
+    impossible = dict.fromkeys(("0", "1"), Standing(possible=False))
+    assert outdone(evidence, impossible, frozenset()) == frozenset()
