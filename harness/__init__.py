@@ -9,6 +9,7 @@ Everything that the command line does, as functions::
     analysis = harness.analyse(results)                 # statistics, intervals, verdicts
     recommendation = harness.recommend(analysis)        # the choice, and why
     results = harness.load_results("results/local/<run-id>.jsonl")
+    comparison = harness.compare(earlier, results)      # what got better or worse
 
 Names are loaded when they are first used, so that importing the package costs nothing and works in
 workers' interpreters, which have neither pydantic nor pandas.
@@ -21,37 +22,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.analysis import Analysis, analyse
+    from harness.comparison import Comparison, compare
     from harness.config import SweepConfig, load_lab, load_sweep
     from harness.recommendation import Limits, Recommendation, recommend
-    from harness.run import sweep
+    from harness.run import resume, sweep
+    from harness.side_by_side import measure_again
     from harness.store import Results
     from harness.store import read as load_results
 
 _HOMES = {
     "Analysis": ("harness.analysis", "Analysis"),
+    "Comparison": ("harness.comparison", "Comparison"),
     "Limits": ("harness.recommendation", "Limits"),
     "Recommendation": ("harness.recommendation", "Recommendation"),
     "Results": ("harness.store", "Results"),
     "SweepConfig": ("harness.config", "SweepConfig"),
     "analyse": ("harness.analysis", "analyse"),
+    "compare": ("harness.comparison", "compare"),
     "load_lab": ("harness.config", "load_lab"),
     "load_results": ("harness.store", "read"),
     "load_sweep": ("harness.config", "load_sweep"),
+    "measure_again": ("harness.side_by_side", "measure_again"),
     "recommend": ("harness.recommendation", "recommend"),
+    "resume": ("harness.run", "resume"),
     "sweep": ("harness.run", "sweep"),
 }
 
 __all__ = [
     "Analysis",
+    "Comparison",
     "Limits",
     "Recommendation",
     "Results",
     "SweepConfig",
     "analyse",
+    "compare",
     "load_lab",
     "load_results",
     "load_sweep",
+    "measure_again",
     "recommend",
+    "resume",
     "sweep",
 ]
 
