@@ -23,7 +23,7 @@ NOTABLE_STALL = 0.05
 
 CLAIMS = {
     "green": "absolute times and ratios can both be claimed",
-    "amber": "medians and ratios can be claimed, tails can't",
+    "amber": "medians and ratios can be claimed, a p99 only where its own launches were quiet",
     "red": "only ratios can be claimed; absolute times are as experienced on this busy host",
 }
 _HOST = {"green": "quiet", "amber": "busy", "red": "very busy"}
