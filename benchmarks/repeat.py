@@ -1,7 +1,7 @@
 """Run one sweep again and again, with other work on the machine, and see whether it answers alike.
 
-Printed per run: the choice, those tied with it, and the time it took; then how many runs recommend
-the most frequent choice, or declare a tie with it.
+Printed per run: the choice, those tied with it or not told apart from it yet, and the time it took;
+then how many runs recommend the most frequent choice, or say that it is tied or not told apart.
 Run: .venv/bin/python benchmarks/repeat.py SWEEP.toml [--runs 6] [--load 1] [--budget 2m]
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from harness import load_lab, load_sweep, recommend, sweep
 from harness.analysis import analyse
 from harness.asked import Asked
+from harness.stats import Verdict
 
 BUSY = """
 import random, time
@@ -53,7 +54,8 @@ def main() -> None:
     parser.add_argument("--load", type=int, default=1)
     parser.add_argument("--budget", default=None)
     args = parser.parse_args()
-    answers = []
+    choices: list[str] = []
+    answers: list[set[str]] = []
     with tempfile.TemporaryDirectory() as out, load(args.load):
         for number in range(args.runs):
             wishes = {"out": out, "budget": args.budget, "seed": random.randrange(1000)}
@@ -65,13 +67,20 @@ def main() -> None:
             decided = recommend(analysis, Asked.of(config).limits, config.objective)
             choice = analysis.name(decided.choice) if decided.choice else str(decided.void)
             tied = [analysis.name(each.summary) for each in decided.placed("tied")]
-            answers.append({choice, *tied})
+            near = [
+                analysis.name(each.summary)
+                for each in decided.placed("admissible", "unresolved")
+                if each.against_best is Verdict.UNRESOLVED
+            ]
+            choices.append(choice)
+            answers.append({choice, *tied, *near})
             launches = sum(each.phase in ("screen", "rounds") for each in results.launches)
             told = f", tied with {', '.join(tied)}" if tied else ""
+            told += f", not told apart from {', '.join(near)}" if near else ""
             print(f"{number + 1}: {choice}{told} ({launches} launches, {took:.0f} s)", flush=True)
-    winner, _ = Counter(name for answer in answers for name in answer).most_common(1)[0]
+    winner, _ = Counter(choices).most_common(1)[0]
     alike = sum(winner in answer for answer in answers)
-    print(f"{alike} of {len(answers)} runs recommend {winner}, or a tie with it")
+    print(f"{alike} of {len(answers)} runs recommend {winner}, or don't tell it from their choice")
 
 
 if __name__ == "__main__":
