@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -432,7 +433,7 @@ def _hardware(run: RunRecord) -> str:
 def _data(run: RunRecord) -> str:
     data = run.data
     split = f"{data.calibration_samples}+{data.validation_samples}, seed {data.seed}"
-    return f"{data.source} {data.sha256[:8]} ({split}), {data.metric}"
+    return f"{Path(data.source).name} {data.sha256[:8]} ({split}), {data.metric}"
 
 
 def _protocol(run: RunRecord) -> str:

@@ -355,6 +355,11 @@ class Rounds:
     def _analysis(self) -> Analysis:
         return analyse(self._results(), under_way=True)
 
+    def _name(self, candidate_id: str) -> str:
+        floor = (self._floors or {}).get(candidate_id)
+        known = self._names.get(candidate_id, candidate_id)
+        return f"{floor.candidate.backend}, the call alone" if floor else known
+
     def _turn(self, candidate_id: str, doing: str) -> None:
         done = self._finished["rounds"]
         fixed = self._asked.fixed_rounds
@@ -368,9 +373,7 @@ class Rounds:
             "tail": f"tails, launch {self._finished['tail'] + 1} of {ENOUGH_LAUNCHES}",
             "sustain": f"sustained load, part {self._sustained + 1} of {PARTS}",
         }[self._phase]
-        self._show(
-            done, goal, f"{name}: {self._names.get(candidate_id, candidate_id)}: {doing}", left
-        )
+        self._show(done, goal, f"{name}: {self._name(candidate_id)}: {doing}", left)
 
 
 def tail_job(time_ns: float, cap_ns: float) -> jobs.SliceJob:
