@@ -105,26 +105,29 @@ def power(table: Table, count: int, *, consecutive: bool) -> None:
             after[name].append(rounds)
     drawn = "consecutive rounds" if consecutive else "rounds at random"
     print(f"\n{table.name}: {count} sessions of up to {SPENT[-1].rounds} {drawn}")
-    print(
-        f"{'truth':>8}  {'SLOWER':>7} {'FASTER':>7} {'TIED':>7} {'open':>7}   rounds  seconds/pair"
-    )
+    head = " ".join(f"{each:>7}" for each in ("SLOWER", "FASTER", "TIED", "open"))
+    print(f"{'truth':>8} {'measured':>9}  {head}   rounds  seconds/pair")
     for name in names[1:]:
         truth = "equal" if name == CONTROL else f"+{int(name.split('-')[1]) - BASE} %"
         shares = [counts[name][v] / count for v in (Verdict.SLOWER, Verdict.FASTER, Verdict.TIED)]
         shares.append(counts[name][Verdict.UNRESOLVED] / count)
         cells = " ".join(f"{100 * share:6.1f}%" for share in shares)
         rounds = float(np.mean(after[name]))
-        print(f"{truth:>8}  {cells}   {rounds:6.1f}  {2 * rounds * table.seconds_per_launch:8.1f}")
+        pair_s = 2 * rounds * table.seconds_per_launch
+        whole = 100 * math.expm1(true_difference(table, name))
+        print(f"{truth:>8} {whole:+8.1f}%  {cells}   {rounds:6.1f}  {pair_s:8.1f}")
+
+
+def true_difference(table: Table, name: str) -> float:
+    """What the whole trace says of a candidate against the base: a log-ratio."""
+    means = table.logs.mean(axis=0)
+    return float(means[table.names.index(name)] - means[table.names.index(BASE_NAME)])
 
 
 def coverage(table: Table, count: int) -> None:
     """Whether a session's 95 % interval holds what the whole trace says."""
     names = [BASE_NAME, CONTROL, *(f"chain-{BASE + extra}" for extra in EXTRA)]
-    truth = {
-        name: float(np.mean(table.logs[:, table.names.index(name)]))
-        - float(np.mean(table.logs[:, table.names.index(BASE_NAME)]))
-        for name in names
-    }
+    truth = {name: true_difference(table, name) for name in names}
     print(
         f"\n{table.name}: coverage of {FIXED}-round intervals (truth: all {len(table.logs)} rounds)"
     )

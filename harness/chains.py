@@ -29,7 +29,7 @@ from harness.store import Store
 from harness.types import Candidate, Precision, Probe, Settings, TensorSpec
 
 ROWS, WIDTH = 512, 64
-"""Small weights: all layers' fit into a core's cache, or a longer chain takes more than its share."""
+"""Small weights: all fit into a core's cache, else a longer chain takes more than its share."""
 SAMPLES = 4
 TIMEOUT_S = 120.0
 NEED_BYTES = 200 * 2**20
