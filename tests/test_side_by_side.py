@@ -10,7 +10,7 @@ import pytest
 from pipeline import LAB
 
 from harness.cache import Cache
-from harness.chains import write_chain
+from harness.chains import ROWS, WIDTH, write_chain
 from harness.comparison import compare
 from harness.config import load_sweep
 from harness.errors import InputError
@@ -30,10 +30,10 @@ def lab(tmp_path_factory):
     """Runs of a chain of 20 layers, of another one like it, and of one of 30."""
     folder = tmp_path_factory.mktemp("lab")
     rng = np.random.default_rng(0)
-    np.savez(folder / "data.npz", x=rng.standard_normal((12, 32, 128)).astype(np.float32))
+    np.savez(folder / "data.npz", x=rng.standard_normal((12, ROWS, WIDTH)).astype(np.float32))
     found = {}
     for name, layers in (("old", 20), ("same", 20), ("longer", 30)):
-        write_chain(folder / f"{name}.onnx", layers, width=128)
+        write_chain(folder / f"{name}.onnx", layers)
         config = load_sweep(
             None,
             {
@@ -111,7 +111,7 @@ def test_a_model_that_changed_since_is_refused(lab):
     folder, _ = lab
     before = (folder / "longer.onnx").read_bytes()
     try:
-        write_chain(folder / "longer.onnx", 21, width=128)
+        write_chain(folder / "longer.onnx", 21)
         with pytest.raises(InputError, match="the model of the new run has changed"):
             again(lab, "old", "longer")
     finally:
