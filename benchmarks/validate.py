@@ -23,16 +23,14 @@ from traces import BASE, EXTRA, Trace, read_trace
 
 from harness.analysis import RANKED, launch_value
 from harness.chains import CONTROL, name_of
-from harness.evidence import SPENT, Evidence, Look
+from harness.evidence import ALPHA, MARGIN, SPENT, Evidence, Look
 from harness.stats import Verdict, verdict
 
 Array = np.ndarray[Any, Any]
 BASE_NAME = f"chain-{BASE}"
 FIXED = 5
 """Rounds of a session of fixed length: what the shortcuts are given too."""
-ONCE = (Look(FIXED, 0.05),)
-MARGIN = math.log(1.02)
-ALPHA = 0.05
+ONCE = (Look(FIXED, ALPHA),)
 
 
 @dataclass(frozen=True)

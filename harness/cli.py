@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 DEMO_BUDGET = "2m"  # the decision takes less on a quiet host
 MOST_ROUNDS = 20
-SESSIONS = "comparisons"
-"""Where side-by-side sessions lie, which answer another question than a run."""
 
 EXIT_GATE, EXIT_INPUT, EXIT_FAULT, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -537,6 +535,7 @@ def _report(results: Results, given: Mapping[str, object], objective: Objective 
 def _find_results(runs: Sequence[str], out: Path) -> list[Results]:
     """The runs that are named: files, ids, folders of runs; or the newest."""
     from harness.run import find_run
+    from harness.side_by_side import FOLDER
     from harness.store import read
 
     if not runs:
@@ -548,7 +547,8 @@ def _find_results(runs: Sequence[str], out: Path) -> list[Results]:
     paths: list[Path] = []
     for run in runs:
         if Path(run).is_dir():
-            inside = [p for p in sorted(Path(run).rglob("*.jsonl")) if p.parent.name != SESSIONS]
+            # Side-by-side sessions answer another question than a run.
+            inside = [p for p in sorted(Path(run).rglob("*.jsonl")) if p.parent.name != FOLDER]
             if not inside:
                 raise InputError([Problem(run, "no runs in this folder", "enginepick demo")])
             paths += inside
