@@ -27,7 +27,7 @@ PARENTS_OWN = (
 
 WORKERS = (
     "harness.__init__", "harness.worker", "harness.wire", "harness.jobs", "harness.backend",
-    "harness.types", "harness.errors", "harness.datasets", "harness.metrics",
+    "harness.types", "harness.errors", "harness.datasets", "harness.evalues", "harness.metrics",
     "harness.measure", "backends",
 )  # fmt: skip
 
