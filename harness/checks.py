@@ -33,7 +33,8 @@ class Checked:
     """Input that fits together.
 
     data, calibration: None where none was given. metric: the name asked for, or the one chosen
-    by the labels and the first output. warnings: what the user should know all the same.
+    by the labels and the first output. warnings: what the user should know all the same. excluded:
+    the samples (of ``calibration``, else of ``data``) that don't calibrate, since they validate.
     """
 
     model: ModelInfo
@@ -41,6 +42,7 @@ class Checked:
     calibration: Optional[DataRef]
     metric: str
     warnings: tuple[str, ...]
+    excluded: tuple[int, ...] = ()
 
 
 def check(
@@ -51,13 +53,16 @@ def check(
     calibration_source: Optional[str] = None,
     *,
     spool_folder: Optional[str] = None,
+    calibration_samples: int = 0,
+    seed: int = 0,
 ) -> Checked:
     """Check everything the user brings. Raises InputError with all problems at once.
 
     data_source, calibration_source: a path or a ``module:function``, which is spooled into a new
     folder within ``spool_folder`` (ValueError without one). batch: samples per inference asked for.
-    Without a metric's name: ``top1`` for integer labels and class scores, ``mae`` for floating
-    labels, else agreement with the reference (``agreement`` for class scores, ``cosine``).
+    calibration_samples, seed: of the split, where there are no data for calibration only. Without
+    a metric's name: ``top1`` for integer labels and class scores, ``mae`` for floating labels,
+    else agreement with the reference (``agreement`` for class scores, ``cosine``).
     """
     problems: list[Problem] = []
     model = _collect(problems, lambda: modelfile.inspect(model_path))
@@ -67,11 +72,10 @@ def check(
     )
     metric = _collect(problems, lambda: metrics.get(metric_name)) if metric_name else None
     warnings: list[str] = []
-    both = data is not None and calibration is not None
     scans = {}
     for where, ref in (("--data", data), ("--calibration", calibration)):
         if model is not None and ref is not None:
-            scans[where] = _Scan(ref, where, model.inputs, digests=both)
+            scans[where] = _Scan(ref, where, model.inputs)
             problems += scans[where].run()
     if model is not None:
         scan = scans.get("--data")
@@ -81,13 +85,17 @@ def check(
         if metric is not None:
             problems += _metric_problems(metric, model, scan)
             warnings += _warnings(metric, metric_name, scan)
-    if data is not None and calibration is not None:
-        found, noted = _overlap(data, calibration, scans)
-        problems += found
+    excluded: tuple[int, ...] = ()
+    if data is not None and calibration is not None and data.sha256 == calibration.sha256:
+        what = f"the same content as --data, {data.source}"
+        problems.append(Problem("--calibration", what, _OWN_SAMPLES))
+    elif data is not None and not problems:
+        own = None if calibration is None else scans["--calibration"]
+        excluded, noted = _overlap(scans["--data"], own, calibration_samples, seed)
         warnings += noted
     if problems or model is None or metric is None:
         raise InputError(problems)
-    return Checked(model, data, calibration, metric.name, tuple(warnings))
+    return Checked(model, data, calibration, metric.name, tuple(warnings), excluded)
 
 
 def _collect(problems: list[Problem], step: Callable[[], T]) -> Optional[T]:
@@ -135,16 +143,13 @@ class _Labels:
 class _Scan:
     """One reading of a data set against the model's inputs."""
 
-    def __init__(
-        self, ref: DataRef, where: str, specs: Sequence[TensorSpec], *, digests: bool
-    ) -> None:
+    def __init__(self, ref: DataRef, where: str, specs: Sequence[TensorSpec]) -> None:
         self.ref = ref
         self.layout: Optional[Layout] = None
         self.labels: Optional[_Labels] = None
         self.samples: list[bytes] = []
         self._where = where
         self._specs = specs
-        self._digests = digests
         self._table = datasets.headers(ref.shards[0].path, where)
         self._not_finite: dict[str, tuple[int, int, str]] = {}
 
@@ -204,12 +209,11 @@ class _Scan:
                 self._not_finite[name] = (sample, count + odd.size, origin)
         if self.ref.labelled and LABELS in arrays:
             self._add_labels(first, arrays[LABELS])
-        if self._digests:
-            for row in range(len(arrays[names[0]]) if names else 0):
-                digest = hashlib.blake2b(digest_size=16)
-                for name in sorted(names):
-                    digest.update(arrays[name][row].tobytes())
-                self.samples.append(digest.digest())
+        for row in range(len(arrays[names[0]]) if names else 0):
+            digest = hashlib.blake2b(digest_size=16)
+            for name in sorted(names):
+                digest.update(arrays[name][row].tobytes())
+            self.samples.append(digest.digest())
 
     def _add_labels(self, first: int, labels: Any) -> None:
         before = self.labels or _Labels(self._table[LABELS], np.inf, -np.inf, None)
@@ -455,24 +459,35 @@ def _warnings(metric: Metric, asked: Optional[str], scan: Optional[_Scan]) -> li
     return notes
 
 
+_OWN_SAMPLES = (
+    "give --calibration samples of its own, or leave it out: a split of --data is then taken"
+)
+
+
 def _overlap(
-    data: DataRef, calibration: DataRef, scans: dict[str, _Scan]
-) -> tuple[list[Problem], list[str]]:
-    """Samples in both sets: a problem where all that calibrate also validate, else a warning."""
-    fix = "give --calibration samples of its own, or leave it out: a split of --data is then taken"
-    if data.sha256 == calibration.sha256:
-        return [Problem("--calibration", f"the same content as --data, {data.source}", fix)], []
-    if len(scans) < len(("--data", "--calibration")):
-        return [], []
-    validating = set(scans["--data"].samples)
-    shared = sum(sample in validating for sample in scans["--calibration"].samples)
-    if shared and shared == len(scans["--calibration"].samples):
-        what = f"all of its {shared} samples are also in --data, {data.source}"
-        return [Problem("--calibration", what, fix)], []
-    if shared:
-        note = (
-            f"{shared} of {calibration.samples} calibration samples are also in --data:"
-            " what they improve is not independent of what they validate"
-        )
-        return [], [note]
-    return [], []
+    data: _Scan, own: Optional[_Scan], calibrating: int, seed: int
+) -> tuple[tuple[int, ...], list[str]]:
+    """The numbers of calibration samples that validation has too, by content, and a note on them.
+
+    own: the data for calibration only, all of which is compared with all of ``data``. Without them
+    ``calibrating`` samples at most are split off. Raises InputError where none would be left.
+    """
+    if own is not None:
+        chosen, validating = tuple(range(len(own.samples))), set(data.samples)
+        where, samples, fix = "--calibration", own.samples, _OWN_SAMPLES
+    else:
+        count = datasets.split_off(calibrating, len(data.samples))
+        chosen, rest = datasets.split(len(data.samples), count, seed)
+        where, samples, validating = "--data", data.samples, {data.samples[each] for each in rest}
+        fix = "leave out the repeated samples, or give other ones to calibrate with --calibration"
+    shared = tuple(number for number in chosen if samples[number] in validating)
+    if not shared:
+        return (), []
+    if len(shared) == len(chosen):
+        what = f"all {len(shared)} calibration samples are also validation samples"
+        raise InputError([Problem(where, f"{what}, in {data.ref.source}", fix)])
+    note = (
+        f"{len(shared)} of {len(chosen)} calibration samples were left out:"
+        " validation has the same ones"
+    )
+    return shared, [note]

@@ -299,6 +299,11 @@ class CalibrationSet:
         return (len(self.indices) + size - 1) // size
 
 
+def split_off(wanted: int, samples: int) -> int:
+    """How many samples calibrate: as many as wanted, but at most a third of the data."""
+    return min(wanted, samples // 3)
+
+
 def split(samples: int, calibration: int, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Part ``samples`` into (calibration, validation): disjoint, sorted, together all of them.
 
@@ -312,11 +317,41 @@ def split(samples: int, calibration: int, seed: int) -> tuple[tuple[int, ...], t
         what = f"{calibration} calibration samples asked for, and the data hold {samples}"
         fix = "ask for fewer, or name calibration data of their own with --calibration"
         raise InputError([Problem("--data", what, fix)])
-    start = int(_mix(np.array([seed & _MASK], dtype=np.uint64))[0])
-    keys = _mix(np.arange(samples, dtype=np.uint64) + np.uint64(start))
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(_keys(np.arange(samples), seed), kind="stable")
     chosen, rest = np.sort(order[:calibration]), np.sort(order[calibration:])
     return tuple(chosen.tolist()), tuple(rest.tolist())
+
+
+FIRST_STAGE = 64
+STAGE_GROWTH = 4
+
+
+def stages(numbers: Sequence[int], seed: int) -> tuple[tuple[int, ...], ...]:
+    """Sample numbers parted at random into stages; together all of them, each sorted.
+
+    After each stage what was seen is a random draw, whatever order the data have, and a stage reads
+    each shard once. The first has 64 samples, and each next one makes it four times as many.
+    """
+    own = np.asarray(numbers, dtype=np.int64)
+    # Not the order of the split, of which these are the last ones.
+    order = own[np.argsort(_keys(own, ~seed), kind="stable")]
+    ends, end = [], FIRST_STAGE
+    while end < len(order):
+        ends.append(end)
+        end *= STAGE_GROWTH
+    parts = np.split(order, ends)
+    return tuple(tuple(np.sort(part).tolist()) for part in parts if part.size)
+
+
+def draw(samples: int, count: int, seed: int) -> tuple[int, ...]:
+    """``count`` of the samples 0.. at random (all, if there are no more), sorted."""
+    return split(samples, count, seed)[0] if count < samples else tuple(range(samples))
+
+
+def _keys(numbers: Array, seed: int) -> Array:
+    start = _mix(np.array([seed & _MASK], dtype=np.uint64))
+    mixed: Array = _mix(numbers.astype(np.uint64) + start)
+    return mixed
 
 
 def _mix(keys: Array) -> Array:

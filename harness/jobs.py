@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from harness.datasets import DataRef, split
+from harness.datasets import DataRef, draw, split, stages
 from harness.errors import Problem
 from harness.types import (
     Engine,
@@ -37,7 +37,8 @@ class Samples:
 
     The parent never holds the index lists: they follow from (calibration, seed), see
     :func:`harness.datasets.split`. use: ``calibration``, ``validation``, or ``all`` (of data that
-    were given for one purpose only). The fixed sample that is timed is the first to validate.
+    were given for one purpose only). excluded: numbers that are left out of these. limit: so many
+    of the rest, drawn by the seed. The fixed sample that is timed is the first to validate.
     """
 
     data: DataRef
@@ -45,15 +46,30 @@ class Samples:
     calibration: int
     seed: int
     limit: Optional[int] = None
+    excluded: tuple[int, ...] = ()
 
     def indices(self) -> tuple[int, ...]:
-        """The sample numbers, in order."""
+        """The sample numbers, in the order in which they are used."""
+        return tuple(number for stage in self.stages() for number in stage)
+
+    def stages(self) -> tuple[tuple[int, ...], ...]:
+        """The same, parted so that what comes before each end is a random draw of all."""
         if self.use == "all":
             part = tuple(range(self.data.samples))
         else:
             both = split(self.data.samples, self.calibration, self.seed)
             part = both[0] if self.use == "calibration" else both[1]
-        return part if self.limit is None else part[: self.limit]
+        if self.excluded:
+            left_out = frozenset(self.excluded)
+            part = tuple(number for number in part if number not in left_out)
+        if self.limit is not None:
+            part = tuple(part[place] for place in draw(len(part), self.limit, self.seed))
+        return stages(part, self.seed) if self.use == "validation" else (part,)
+
+    def key(self) -> tuple[object, ...]:
+        """What tells these samples from others, for addresses in the cache."""
+        samples = (self.use, self.calibration, self.seed, self.limit, self.excluded)
+        return (self.data.sha256, *samples)
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,8 @@ class CheckJob:
     metric: Optional[str]
     calibration: Optional[str]
     spool: str
+    calibration_samples: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,7 @@ class BuildJob:
     inputs: tuple[TensorSpec, ...]
     calibration: Optional[Samples]
     workdir: str
+    parameters: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -211,9 +230,10 @@ class Finished:
 class AccuracyJob:
     """Run all validation samples through the session that an OpenJob opened.
 
-    reference: the file with the reference's outputs on the same samples; None: these outputs are
-    the reference. keep: the file to keep all outputs in. fixed: the file for the fixed sample's
-    output, which launches are compared with.
+    reference: the folder that the reference's pass left, on the same samples; None: these outputs
+    are the reference. out: the folder for the fixed sample's output, which launches are compared
+    with. keep: leave all outputs and scores there too. limit, stop: see
+    :class:`harness.judging.Subject`.
     """
 
     samples: Samples
@@ -221,15 +241,18 @@ class AccuracyJob:
     batch: int
     metric: str
     reference: Optional[str]
-    keep: Optional[str]
-    fixed: str
+    out: str
+    keep: bool
+    limit: Optional[float] = None
+    stop: str = "never"
 
 
 @dataclass(frozen=True)
 class Judged:
     """The metric over all samples. scores: base64 of little-endian float64, validation order.
 
-    problem: why the outputs can't be right (NaN, constant ...), or None.
+    problem: why the outputs can't be right (NaN, constant ...), or None. stopped: why not all
+    samples were needed, or None.
     """
 
     samples: int
@@ -246,6 +269,26 @@ class Judged:
     problem: Optional[str]
     executed: Optional[Executed]
     versions: tuple[tuple[str, str], ...]
+    stopped: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class CrossCheckJob:
+    """Compare the first outputs that the reference's pass kept with onnx's reference evaluator."""
+
+    model: str
+    samples: Samples
+    inputs: tuple[TensorSpec, ...]
+    kept: str
+
+
+@dataclass(frozen=True)
+class CrossChecked:
+    """worst: the largest difference over all outputs, relative to each one's largest value."""
+
+    samples: int
+    worst: float
+    agrees: bool
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness import jobs, registry
+from harness import datasets, jobs, registry
 from harness.backend import Capabilities
 from harness.child import Child
 from harness.config import Lab, SweepConfig, Target, find_target, for_target
 from harness.errors import EnginePickError, InputError, Problem
 from harness.host import Host, probe_host
-from harness.plan import Known, Plan, Wishes, make_plan
+from harness.plan import REFERENCE_BACKEND, Known, Plan, Wishes, make_plan
+from harness.reference import reference_candidate
 from harness.setup import Home, Setup, ask_parent_side
-from harness.types import Precision, Probe, Scenario, Stage
+from harness.types import Candidate, Precision, Probe, Scenario, Stage
 
 CHECK_TIMEOUT_S = 3600.0
 PROBE_TIMEOUT_S = 120.0
@@ -29,7 +30,11 @@ PROBE_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep that can start. checked: what :mod:`harness.checks` found of model and data."""
+    """A sweep that can start.
+
+    checked: what :mod:`harness.checks` found of model and data. referee: the backend of the
+    reference, which may be none of those that are compared; None where it can't run the model.
+    """
 
     config: SweepConfig
     target_name: str
@@ -39,17 +44,26 @@ class Prepared:
     knowns: tuple[Known, ...]
     homes: Mapping[str, Home]
     plan: Plan
+    referee: Known | None = None
+
+    @property
+    def reference(self) -> Candidate | None:
+        """The fp32 that all outputs are compared with; None: the plan's baseline is."""
+        return reference_candidate(cores_of(self.host)) if self.referee else None
 
     @property
     def calibration_count(self) -> int:
         """How many samples are split off for calibration; 0 when they have data of their own."""
         if self.checked.calibration is not None:
             return 0
-        return split_off(self.config.measure.calibration_samples, self.checked.data.samples)
+        return datasets.split_off(
+            self.config.measure.calibration_samples, self.checked.data.samples
+        )
 
     def setup(self) -> Setup:
         """What the steps of the run need to know."""
         checked, config = self.checked, self.config
+        referees = (self.referee,) if self.referee else ()
         validation = jobs.Samples(
             checked.data,
             "validation",
@@ -59,11 +73,15 @@ class Prepared:
         )
         own = checked.calibration
         if own is not None:
-            limit = min(config.measure.calibration_samples, own.samples)
-            calibration = jobs.Samples(own, "all", 0, config.seed, limit)
+            limit = config.measure.calibration_samples
+            calibration = jobs.Samples(own, "all", 0, config.seed, limit, checked.excluded)
         else:
             calibration = jobs.Samples(
-                checked.data, "calibration", self.calibration_count, config.seed
+                checked.data,
+                "calibration",
+                self.calibration_count,
+                config.seed,
+                excluded=checked.excluded,
             )
         return Setup(
             model=checked.model.path,
@@ -72,16 +90,12 @@ class Prepared:
             validation=validation,
             calibration=calibration if len(calibration.indices()) else None,
             homes=self.homes,
-            probes={known.name: known.probe for known in self.knowns},
+            probes={known.name: known.probe for known in (*self.knowns, *referees)},
             isa=frozenset(self.host.cpu.isa),
             timeout_s=config.measure.timeout_s,
             memory_limit_bytes=config.measure.memory_limit_bytes,
+            quantization=config.quantization.wishes(),
         )
-
-
-def split_off(wanted: int, samples: int) -> int:
-    """How many samples calibrate: as many as wanted, but at most a third of the data."""
-    return min(wanted, samples // 3)
 
 
 def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
@@ -108,6 +122,9 @@ def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
         raise InputError(problems)
     homes = {name: find_home(name, config.python) for name in names}
     knowns = tuple(find_backend(name, homes.get(name)) for name in names)
+    referee = _referee(knowns, checked.model.format)
+    if referee is not None and referee.name not in homes:
+        homes[referee.name] = find_home(referee.name, config.python)
     prepared = Prepared(
         config=config,
         target_name=target_name,
@@ -117,8 +134,21 @@ def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
         knowns=knowns,
         homes={name: home for name, home in homes.items() if home is not None},
         plan=Plan((), (), None),
+        referee=referee,
     )
     return _planned(prepared)
+
+
+def _referee(knowns: Iterable[Known], model_format: str) -> Known | None:
+    """The backend that computes the reference, if it is usable here and speaks of the model."""
+    if all(known.capabilities.simulated for known in knowns):
+        return None
+    chosen = [known for known in knowns if known.name == REFERENCE_BACKEND]
+    known = (
+        chosen[0] if chosen else find_backend(REFERENCE_BACKEND, find_home(REFERENCE_BACKEND, {}))
+    )
+    usable = known.probe.problem is None and known.probe.device("cpu") is not None
+    return known if usable and model_format in known.capabilities.formats else None
 
 
 def _planned(prepared: Prepared) -> Prepared:
@@ -136,11 +166,10 @@ def _planned(prepared: Prepared) -> Prepared:
 def wishes_of(config: SweepConfig, host: Host) -> Wishes:
     """The plan's part of the configuration."""
     tried = config.candidates
-    cores = min(host.cpu.physical_cores or 1, host.cpu.available_cpus or 1)
     return Wishes(
         scenario=Scenario.THROUGHPUT if config.objective == "throughput" else Scenario.LATENCY,
         devices=tried.devices or ("cpu",),
-        cores=cores,
+        cores=cores_of(host),
         precisions=tuple(Precision(each) for each in config.precisions),
         threads=tried.threads,
         streams=tried.streams,
@@ -149,6 +178,11 @@ def wishes_of(config: SweepConfig, host: Host) -> Wishes:
         in_flight=tried.in_flight,
         options=tried.options,
     )
+
+
+def cores_of(host: Host) -> int:
+    """The cores that a process may fill."""
+    return min(host.cpu.physical_cores or 1, host.cpu.available_cpus or 1)
 
 
 def _nothing_to_do(plan: Plan) -> list[Problem]:
@@ -218,6 +252,8 @@ def _check(config: SweepConfig, spool: Path, problems: list[Problem]) -> Any:
         metric=config.metric,
         calibration=config.calibration,
         spool=str(spool),
+        calibration_samples=config.measure.calibration_samples,
+        seed=config.seed,
     )
     answer: Any = ask_parent_side(job, Checked, Stage.PLAN, CHECK_TIMEOUT_S)
     if isinstance(answer, jobs.Problems):

@@ -95,8 +95,9 @@ class ModelUse(_Frozen):
 class DataUse(_Frozen):
     """The user's data, and how it was split.
 
-    The calibration and validation samples are a function of (samples, calibration_samples,
-    seed), and disjoint. calibration_source names data of its own, then nothing is split off.
+    The calibration and validation samples are a function of the data and the configuration, and
+    disjoint, by content too. calibration_source names data of its own, then nothing is split off.
+    notes: what the user should know of the data.
     """
 
     source: str
@@ -108,6 +109,7 @@ class DataUse(_Frozen):
     calibration_samples: int
     validation_samples: int
     seed: int
+    notes: tuple[str, ...] = ()
 
 
 class Skip(_Frozen):
@@ -120,7 +122,11 @@ class Skip(_Frozen):
 
 
 class RunRecord(_Frozen):
-    """The head of a run: everything that was decided before anything was measured."""
+    """The head of a run: everything that was decided before anything was measured.
+
+    baseline: the fp32 candidate that speed-ups refer to. reference: what computes the outputs and
+    scores that all others are compared with, and is never timed; None where the baseline does.
+    """
 
     kind: Literal["run"] = "run"
     schema_version: Literal[1] = 1
@@ -137,6 +143,7 @@ class RunRecord(_Frozen):
     candidates: tuple[Candidate, ...]
     skips: tuple[Skip, ...]
     baseline: Optional[str]
+    reference: Optional[Candidate] = None
     config: dict[str, Any]
 
 
@@ -182,7 +189,9 @@ class AccuracyRecord(Outcome):
 
     value: the metric over ``samples``. scores: one number per sample, in validation order, so that
     candidates are compared on the same samples. labelled False: the metric is agreement with the
-    reference, not accuracy.
+    reference, not accuracy. reference: the candidate whose outputs these were compared with; None
+    for that one itself. stopped: why the pass ended before all samples. notes: what else is known
+    of the outputs.
     """
 
     kind: Literal["accuracy"] = "accuracy"
@@ -200,6 +209,23 @@ class AccuracyRecord(Outcome):
     executed: Optional[Executed] = None
     peak_rss_bytes: Optional[int] = None
     versions: tuple[tuple[str, str], ...] = ()
+    stopped: Optional[str] = None
+    notes: tuple[str, ...] = ()
+
+
+class AddRecord(_Frozen):
+    """A candidate that the run came up with itself, to mend ``origin``, which had failed.
+
+    recipe, recipe_parameters: what its own recipe's name stands for.
+    """
+
+    kind: Literal["add"] = "add"
+    schema_version: Literal[1] = 1
+    at: datetime
+    candidate: Candidate
+    origin: str
+    recipe: str
+    recipe_parameters: tuple[tuple[str, str], ...]
 
 
 class Slice(_Frozen):
@@ -317,7 +343,16 @@ class EndRecord(_Frozen):
 
 
 Record = Annotated[
-    Union[RunRecord, BuildRecord, AccuracyRecord, LaunchRecord, RoundRecord, DropRecord, EndRecord],
+    Union[
+        RunRecord,
+        BuildRecord,
+        AccuracyRecord,
+        AddRecord,
+        LaunchRecord,
+        RoundRecord,
+        DropRecord,
+        EndRecord,
+    ],
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Record)

@@ -200,6 +200,8 @@ def plan_view(prepared: Prepared) -> RenderableType:
     head.add_row("Plan", f"{len(plan.candidates)} candidates, {rounds} launches each")
     about = f"{seconds:.0f} s" if seconds < 2 * 60 else f"{seconds / 60:.0f} min"
     head.add_row("Estimate", f"about {about}, {size_text(size)} of engines; nothing has been run")
+    for note in checked.warnings:
+        head.add_row("Note", note)
     parts: list[RenderableType] = [head, Text(), table]
     if plan.skips:
         parts += [Text("\nLeft out:", "bold"), _skips(plan.skips)]

@@ -3,17 +3,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from harness import checks, wire
+from harness import checks, datasets, wire
 from harness.checks import Checked, check
 from harness.errors import InputError, Problem
+from harness.jobs import Samples
 from harness.modelfile import ModelInfo, inspect
 from harness.types import TensorSpec
 
@@ -615,14 +619,52 @@ def test_calibration_must_not_be_the_data(tmp_path: Path, how: str) -> None:
     if how in ("itself", "a copy"):
         assert problem.what == f"the same content as --data, {data}"
     else:
-        assert problem.what.endswith(f"samples are also in --data, {data}")
+        assert problem.what.endswith(f"are also validation samples, in {data}")
 
 
-def test_some_samples_in_both_are_a_warning(tmp_path: Path) -> None:
+def test_calibration_samples_that_validate_are_left_out(tmp_path: Path) -> None:
     model, data = classifier(tmp_path / "m.onnx"), npz(tmp_path / "d.npz", **GOOD)
     both = npz(tmp_path / "c.npz", image=np.concatenate([images()[:2], images() + 100]))
     checked = check(model, data, calibration_source=both)
-    assert checked.warnings[0].startswith("2 of 8 calibration samples are also in --data")
+    assert checked.excluded == (0, 1)
+    assert checked.warnings[0].startswith("2 of 8 calibration samples were left out")
+    assert checked.calibration is not None
+    samples = Samples(checked.calibration, "all", 0, 0, excluded=checked.excluded)
+    assert samples.indices() == (2, 3, 4, 5, 6, 7)
+    assert samples.key() != Samples(checked.calibration, "all", 0, 0).key()
+
+
+@given(
+    contents=st.lists(st.integers(0, 9), min_size=3, max_size=40),
+    wanted=st.integers(1, 20),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=50)
+def test_no_content_of_a_split_is_on_both_sides(
+    contents: list[int], wanted: int, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("split")
+    model = classifier(folder / "m.onnx")
+    rows = np.repeat(np.array(contents, np.float32)[:, np.newaxis], 4, axis=1)
+    data = npz(folder / "d.npz", image=rows)
+    count = datasets.split_off(wanted, len(contents))
+    part = {
+        use: Samples(datasets.resolve(data), use, count, seed)
+        for use in ("calibration", "validation")
+    }
+    validating = {contents[each] for each in part["validation"].indices()}
+    try:
+        checked = check(model, data, calibration_samples=wanted, seed=seed)
+    except InputError as error:
+        (problem,) = error.problems
+        assert problem.what.startswith(f"all {count} calibration samples are also validation")
+        assert {contents[each] for each in part["calibration"].indices()} <= validating
+        return
+    kept = replace(part["calibration"], excluded=checked.excluded).indices()
+    assert kept
+    assert not {contents[each] for each in kept} & validating
+    assert {*kept, *checked.excluded} == {*part["calibration"].indices()}
+    assert bool(checked.excluded) == any("left out" in note for note in checked.warnings)
 
 
 # the user's functions, and everything at once

@@ -217,6 +217,8 @@ def _odd(report: Report) -> Iterator[Note]:
 
 
 def _info(report: Report) -> Iterator[Note]:
+    for each in report.run.data.notes:
+        yield Note("info", "Data", fmt.clean(each))
     if not report.metric.labelled:
         yield Note("info", "Metric", f"there were no labels: {AGREEMENT}")
     times = [s.time_ns.value for each in report.table if (s := each.summary).time_ns]
