@@ -30,8 +30,9 @@ class Offer:
     """One way in which a backend makes a precision.
 
     recipe: the shared variant that the engine is built from (see :mod:`harness.variants`:
-    ``source``, ``fp16``, ``qdq``, ``dynamic``), or a name of the backend's own (``nncf``), which
-    is built from the source. calibrated: whether the build reads calibration samples.
+    ``source``, ``fp16``, ``qdq``, ``qdq-portable``, ``dynamic`` ...), or a name of the backend's
+    own (``nncf``), which is built from the source. calibrated: whether the build reads
+    calibration samples.
     native: whether the device must have the precision natively (``Device.precisions``) for this
     to be worth a try.
     """
@@ -48,7 +49,8 @@ class Capabilities:
 
     formats: model files that it builds from (``onnx``, ``tflite``). install: the command that
     makes it usable. settings: the names of :class:`Settings` that it honours. modules: what the
-    runtime consists of; memory is counted from the moment when these are imported.
+    runtime consists of; memory is counted from the moment when these are imported. simulated:
+    its outputs aren't the model's, so that they are compared with its own fp32 alone.
     """
 
     formats: tuple[str, ...]
@@ -56,6 +58,7 @@ class Capabilities:
     install: str
     settings: tuple[str, ...] = ("threads",)
     modules: tuple[str, ...] = ()
+    simulated: bool = False
 
 
 class Calibration(Protocol):
@@ -70,13 +73,20 @@ class Calibration(Protocol):
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build. ``model`` is the variant's file when the recipe is a shared one."""
+    """What to build. ``model`` is the variant's file when the recipe is a shared one.
+
+    parameters: the recipe's. Of a recipe of the backend's own these are the user's wishes for
+    quantization, by the names of ``[quantization]`` in ``sweep.toml`` (truths are ``yes`` and
+    ``no``, ``include`` is joined by commas, ``exclude`` is a JSON list), and ``saturates``: whether
+    int8 products were seen to saturate on the device. What a backend can't do, it refuses.
+    """
 
     model: str
     precision: Precision
     recipe: str
     device: str
     calibration: Optional[Calibration] = None
+    parameters: tuple[tuple[str, str], ...] = ()
 
 
 class Session(Protocol):

@@ -10,6 +10,7 @@ from typing import TypeVar
 from harness import jobs
 from harness.child import Child
 from harness.types import Probe, Stage, TensorSpec
+from harness.variants import Wishes
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ class Setup:
     isa: frozenset[str]
     timeout_s: float
     memory_limit_bytes: int | None = None
+    quantization: Wishes = field(default_factory=Wishes)
     rng: random.Random = field(default_factory=random.Random)
 
     def child(self, backend: str) -> Child:

@@ -29,12 +29,26 @@ PRECISIONS = {
     "fp16": Precision.FP16,
     "qdq": Precision.INT8,
     "qdq-all": Precision.INT8,
+    "qdq-portable": Precision.INT8,
     "dynamic": Precision.INT8_DYNAMIC,
 }
 
 
-def recipe(name: str, isa: frozenset[str] = VNNI, device: str = "cpu") -> variants.Recipe:
-    return variants.resolve(name, PRECISIONS[name], isa=isa, device=device)
+def recipe(
+    name: str,
+    isa: frozenset[str] = VNNI,
+    device: str = "cpu",
+    saturates: bool | None = None,
+    **wishes: Any,
+) -> variants.Recipe:
+    return variants.resolve(
+        name,
+        PRECISIONS[name],
+        isa=isa,
+        device=device,
+        wishes=variants.Wishes(**wishes),
+        saturates=saturates,
+    )
 
 
 def write(model: Any, folder: Path, *, external: bool = False) -> str:
@@ -49,10 +63,13 @@ def write(model: Any, folder: Path, *, external: bool = False) -> str:
     return path
 
 
-def made(name: str, source: str, out: Path, isa: frozenset[str] = VNNI) -> tuple[str, ...]:
+def made(
+    name: str, source: str, out: Path, isa: frozenset[str] = VNNI, **wishes: Any
+) -> tuple[str, ...]:
     inputs, _ = models.model_specs(onnx.load(source))
     out.parent.mkdir(parents=True, exist_ok=True)
-    return variants.make(recipe(name, isa), source, str(out), models.random_calibration(inputs))
+    samples = models.random_calibration(inputs)
+    return variants.make(recipe(name, isa, **wishes), source, str(out), samples)
 
 
 def outputs(path: str, feed: Feed) -> list[np.ndarray[Any, Any]]:
@@ -156,6 +173,63 @@ def test_resolving_is_pure_and_hashable() -> None:
     )
 
 
+@pytest.mark.parametrize(("measured", "reduced"), [(True, "yes"), (False, "no")])
+@pytest.mark.parametrize("isa", [AVX2, VNNI])
+def test_what_was_measured_goes_before_the_instruction_set(
+    measured: bool, reduced: str, isa: frozenset[str]
+) -> None:
+    for name in ("qdq", "qdq-all", "qdq-portable"):
+        resolved = recipe(name, isa, saturates=measured)
+        assert dict(resolved.params)["reduce_range"] == reduced
+
+
+def test_wishes_go_before_what_suits_the_host() -> None:
+    wishes: dict[str, Any] = {
+        "calibration": "percentile",
+        "per_channel": False,
+        "symmetric": True,
+        "reduce_range": True,
+        "include": ("MatMul", "Conv"),
+        "exclude": ("b, c", "a"),
+    }
+    assert recipe("qdq", VNNI, **wishes).params == (
+        ("activations", "uint8"),
+        ("calibration", "percentile"),
+        ("exclude", '["a", "b, c"]'),
+        ("operators", "Conv,MatMul"),
+        ("per_channel", "no"),
+        ("percentile", "99.99"),
+        ("portable", "no"),
+        ("reduce_range", "yes"),
+        ("symmetric", "yes"),
+        ("weights", "int8"),
+    )
+    dynamic = dict(recipe("dynamic", AVX2, per_channel=True, reduce_range=True).params)
+    assert (dynamic["per_channel"], dynamic["reduce_range"]) == ("yes", "yes")
+    assert recipe("fp16", **wishes) == recipe("fp16")
+
+
+def test_wishes_that_a_recipe_can_not_meet_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="qdq-portable is symmetric"):
+        recipe("qdq-portable", symmetric=False)
+    with pytest.raises(UnsupportedError, match="qdq-all takes no choice of operators"):
+        recipe("qdq-all", include=("Conv",))
+
+
+def test_a_backends_own_recipe_gets_the_wishes_as_they_are() -> None:
+    wishes = variants.Wishes(calibration="entropy", symmetric=True, exclude=("x",))
+    assert variants.own("nncf", Precision.INT8, wishes, saturates=False).params == (
+        ("calibration", "entropy"),
+        ("exclude", '["x"]'),
+        ("saturates", "no"),
+        ("symmetric", "yes"),
+    )
+    nothing = variants.Wishes()
+    assert variants.own("nncf", Precision.INT8, nothing, saturates=None).params == ()
+    for name, precision in (("source", Precision.INT8), ("tuned", Precision.FP16)):
+        assert variants.own(name, precision, wishes, saturates=True) == variants.Recipe(name)
+
+
 @pytest.mark.parametrize(
     ("name", "precision"),
     [("nonsense", Precision.INT8), ("qdq", Precision.FP16), ("fp16", Precision.FP32)],
@@ -188,7 +262,14 @@ def test_tool_versions_are_those_installed() -> None:
 
 @pytest.mark.parametrize("model", BUILDERS)
 @pytest.mark.parametrize(
-    ("name", "least"), [("fp16", 0.9999), ("qdq", 0.97), ("qdq-all", 0.97), ("dynamic", 0.97)]
+    ("name", "least"),
+    [
+        ("fp16", 0.9999),
+        ("qdq", 0.97),
+        ("qdq-all", 0.97),
+        ("qdq-portable", 0.97),
+        ("dynamic", 0.97),
+    ],
 )
 def test_variants_are_valid_and_agree(model: str, name: str, least: float, tmp_path: Path) -> None:
     source = write(BUILDERS[model](), tmp_path / "source")
@@ -241,6 +322,133 @@ def test_reduce_range_takes_a_bit_from_the_weights(
     ]
     assert len(weights) == 3
     assert most - 1 <= max(int(np.abs(weight).max()) for weight in weights) <= most
+
+
+def qdq_parts(path: Path) -> tuple[list[Any], dict[str, Any]]:
+    """Q/DQ nodes, and the weights by name."""
+    graph = onnx.load(path).graph
+    pairs = [node for node in graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    return pairs, {tensor.name: tensor for tensor in graph.initializer}
+
+
+@pytest.mark.parametrize("model", BUILDERS)
+def test_the_portable_file_has_nothing_that_tensorrt_refuses(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "v.onnx"
+    made("qdq-portable", write(BUILDERS[model](), tmp_path), out)
+    pairs, weights = qdq_parts(out)
+    assert pairs
+    for node in pairs:
+        zero = numpy_helper.to_array(weights[node.input[2]])
+        assert zero.dtype == np.int8  # no uint8, and no bias in int32
+        assert not zero.any()
+        assert node.input[0] not in weights or node.op_type == "QuantizeLinear"
+
+
+def test_the_default_file_has_what_tensorrt_refuses(tmp_path: Path) -> None:
+    """So the portable recipe is there for a reason."""
+    out = tmp_path / "out" / "v.onnx"
+    made("qdq", write(models.conv_model(), tmp_path), out)
+    pairs, weights = qdq_parts(out)
+    kinds = {weights[n.input[0]].data_type for n in pairs if n.input[0] in weights}
+    zeros = [numpy_helper.to_array(weights[node.input[2]]) for node in pairs]
+    assert TensorProto.INT32 in kinds
+    assert any(zero.any() for zero in zeros)
+
+
+@pytest.mark.parametrize("calibration", ["entropy", "percentile"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_calibrations_by_histogram(calibration: str, symmetric: bool, tmp_path: Path) -> None:
+    source = write(models.conv_model(), tmp_path)
+    for method in ("minmax", calibration):
+        out = tmp_path / method / "v.onnx"
+        made("qdq", source, out, calibration=method, symmetric=symmetric, percentile=99.0)
+    inputs, _ = models.model_specs(onnx.load(source))
+    feed = models.random_feed(inputs, batch=3, seed=7)
+    (plain,), (got,), (wanted,) = (
+        outputs(path, feed) for path in (str(tmp_path / "minmax/v.onnx"), str(out), source)
+    )
+    assert cosine(got, wanted) > 0.95
+    assert not np.array_equal(got, plain)
+    pairs, weights = qdq_parts(out)
+    zeros = {int(z) for n in pairs if not (z := numpy_helper.to_array(weights[n.input[2]])).ndim}
+    assert (zeros <= {0, 127, 128}) == symmetric
+
+
+def test_ranges_are_those_of_all_samples(tmp_path: Path) -> None:
+    """The quantizer's CalibMaxIntermediateOutputs would have kept those of the last ones only."""
+    feeds = [{"features": np.full((1, 32), value, np.float32)} for value in (9.0, 1.0, 1.0, 1.0)]
+    source, out = write(models.mlp_model(), tmp_path), tmp_path / "v.onnx"
+    variants.make(recipe("qdq"), source, str(out), models.MemoryCalibration(feeds))
+    pairs, weights = qdq_parts(out)
+    scale = next(n.input[1] for n in pairs if n.input[0] == "features")
+    assert float(numpy_helper.to_array(weights[scale])) == pytest.approx(9.0 / 255, rel=0.01)
+
+
+def computes(path: Path) -> dict[str, bool]:
+    """The values that convolutions and products compute, and whether in int8."""
+    nodes = list(onnx.load(path).graph.node)
+    dequantized = {name for n in nodes if n.op_type == "DequantizeLinear" for name in n.output}
+    return {
+        node.output[0].removesuffix("_QuantizeLinear_Input"): set(node.input[:2]) <= dequantized
+        for node in nodes
+        if node.op_type in {"Conv", "Gemm", "MatMul"}
+    }
+
+
+@pytest.mark.parametrize("name", ["qdq", "qdq-all", "qdq-portable"])
+@pytest.mark.parametrize(
+    ("exclude", "kept"),
+    [
+        (("conv_0",), {"c1"}),  # a node
+        (("c2",), {"c2"}),  # a value
+        (("relu_3",), set()),  # nothing that is worth quantizing
+        (("Gemm",), {"scores"}),  # a type
+        (("conv_0", "scores"), {"c1", "scores"}),
+        (("Softmax",), set()),  # a type that isn't there
+    ],
+)
+def test_excluded_layers_stay_in_floating_point(
+    name: str, exclude: tuple[str, ...], kept: set[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out" / "v.onnx"
+    made(name, write(models.conv_model(), tmp_path), out, exclude=exclude)
+    assert {value for value, quantized in computes(out).items() if not quantized} == kept
+
+
+def test_what_became_a_part_of_another_node_is_excluded_with_it(tmp_path: Path) -> None:
+    """MatMul and Add become Gemm before quantization."""
+    source = write(models.mlp_model(), tmp_path)
+    for index, (exclude, kept) in enumerate(
+        [(("matmul_0",), {"a1"}), (("m2",), {"scores"}), (("Add",), set()), (("a1",), {"a1"})]
+    ):
+        out = tmp_path / str(index) / "v.onnx"
+        made("qdq", source, out, exclude=exclude)
+        assert {value for value, quantized in computes(out).items() if not quantized} == kept
+    with pytest.raises(UnsupportedError, match="nothing could be quantized"):
+        made("qdq", source, tmp_path / "all" / "v.onnx", exclude=("MatMul",))
+    assert made("dynamic", source, tmp_path / "d" / "v.onnx", exclude=("m2",)) == (
+        "1 of 2 Gemm quantized",
+        "1 nodes kept in fp32: matmul_3/MatMulAddFusion",
+    )
+
+
+def test_only_the_included_types_are_quantized(tmp_path: Path) -> None:
+    source = write(models.conv_model(), tmp_path)
+    for name in ("qdq", "qdq-portable"):
+        out = tmp_path / name / "v.onnx"
+        made(name, source, out, include=("Conv",))
+        assert {value for value, quantized in computes(out).items() if not quantized} == {"scores"}
+    attention = write(attention_model(), tmp_path / "attention")
+    with pytest.raises(UnsupportedError, match="covers Gemm, and the model has none"):
+        made("dynamic", attention, tmp_path / "d" / "v.onnx", include=("Gemm",))
+    gemm = made("dynamic", source, tmp_path / "gemm" / "v.onnx", include=("Gemm",))
+    assert gemm == ("1 of 1 Gemm quantized",)
+
+
+def test_a_name_that_is_nowhere_is_refused(tmp_path: Path) -> None:
+    source = write(models.mlp_model(), tmp_path)
+    with pytest.raises(UnsupportedError, match="no operator type, node or value is called 'm3'"):
+        made("qdq", source, tmp_path / "out" / "v.onnx", exclude=("m3",))
 
 
 def test_fp16_names_what_it_keeps_and_clips(tmp_path: Path) -> None:
@@ -330,7 +538,7 @@ def test_without_sympy_shapes_are_inferred_by_onnx(
 @pytest.mark.parametrize(
     ("name", "model", "reason"),
     [
-        ("dynamic", single_node_model("Relu"), "MatMul and Gemm, and the model has neither"),
+        ("dynamic", single_node_model("Relu"), "Gemm and MatMul, and the model has none"),
         ("qdq", single_node_model("Relu"), "nothing could be quantized"),
         ("fp16", single_node_model("Relu"), "no float32 weights"),
         ("qdq", single_node_model("Foo", domain="acme", weight=[4, 4]), "not a registered"),

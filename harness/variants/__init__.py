@@ -7,96 +7,39 @@ in a child: the libraries that do it are heavy, chatty, and imported inside func
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
-from types import MappingProxyType
 
 from harness.backend import Calibration
 from harness.errors import BackendError, UnsupportedError
-from harness.types import FLOOR, Precision
-
-SOURCE = "source"
-"""The identity: the user's model itself. It resolves, and is not made."""
-
-RECIPES: Mapping[str, bool] = MappingProxyType(
-    {"fp16": False, "qdq": True, "qdq-all": True, "dynamic": False}
+from harness.types import FLOOR
+from harness.variants.recipes import (
+    DERIVED,
+    RECIPES,
+    SHARED,
+    SOURCE,
+    Recipe,
+    Wishes,
+    own,
+    resolve,
 )
-"""The recipes that :func:`make` knows, and whether each needs calibration samples.
 
-``qdq`` quantizes what has weights and leaves the rest in fp32; ``qdq-all`` quantizes every operator
-that the quantizer can. Neither is always the faster, nor always the more accurate.
-"""
-
-SHARED = tuple(RECIPES)
-DERIVED = (*SHARED, FLOOR)
-"""What :func:`make` makes."""
-
-_PRECISION = {
-    "fp16": Precision.FP16,
-    "qdq": Precision.INT8,
-    "qdq-all": Precision.INT8,
-    "dynamic": Precision.INT8_DYNAMIC,
-}
-
-_EXACT_INT8 = frozenset(
-    {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "neon_dotprod", "i8mm"}
-)
-"""Instructions that add products of bytes in 32 bits. Without them, kernels saturate 16 bits."""
+__all__ = [
+    "DERIVED",
+    "RECIPES",
+    "SHARED",
+    "SOURCE",
+    "Recipe",
+    "Wishes",
+    "make",
+    "own",
+    "resolve",
+    "tool_versions",
+]
 
 _UNSUPPORTED = re.compile(
     r"is not a registered function/op|No Op registered for|Could not find an implementation for"
     r"|guarantees\W* support for models stamped with|Unsupported model IR version"
 )
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What to make. Fully resolved: equal recipes make equivalent files of the same model."""
-
-    name: str
-    params: tuple[tuple[str, str], ...] = ()
-
-
-def resolve(name: str, precision: Precision, *, isa: frozenset[str], device: str) -> Recipe:
-    """The recipe with the parameters that suit a host and a device.
-
-    isa: the host's instruction sets, as :data:`harness.host.ISA` names them. Raises
-    UnsupportedError for an unknown name, or a precision that the recipe doesn't make.
-    """
-    if name in (SOURCE, FLOOR):
-        return Recipe(name)
-    if name not in RECIPES:
-        raise UnsupportedError(
-            f"no shared recipe is called {name!r} (there are {', '.join(SHARED)})"
-        )
-    if precision is not _PRECISION[name]:
-        raise UnsupportedError(f"the recipe {name} makes {_PRECISION[name]}, not {precision}")
-    if name == "fp16":
-        return Recipe(name, (("io", "fp32"),))
-    if name == "dynamic":
-        return Recipe(
-            name,
-            (
-                ("operators", "MatMul,Gemm"),
-                ("per_channel", "no"),
-                ("reduce_range", "no"),  # 7 bits cost dynamic transformers more than saturation
-                ("weights", "int8"),
-            ),
-        )
-    on_cpu = "cpu" in re.split(r"[:,]", device)
-    saturates = on_cpu and not isa & _EXACT_INT8
-    return Recipe(
-        name,
-        (
-            ("activations", "uint8"),
-            ("calibration", "minmax"),
-            ("operators", "all" if name == "qdq-all" else "Conv,ConvTranspose,Gemm,MatMul"),
-            ("per_channel", "yes"),
-            ("reduce_range", "yes" if saturates else "no"),
-            ("weights", "int8"),
-        ),
-    )
 
 
 def make(recipe: Recipe, source: str, out: str, calibration: Calibration | None) -> tuple[str, ...]:

@@ -36,6 +36,13 @@ def initializers(graph: Any) -> Iterator[Any]:
                 yield from initializers(body)
 
 
+def nodes_of(path: str) -> list[Any]:
+    """The nodes of a file's main graph, in order."""
+    import onnx
+
+    return list(onnx.load(path, load_external_data=False).graph.node)
+
+
 def save(model: Any, out: str, *, large: bool) -> None:
     """Write a model, its weights in ``<out>.data`` if large."""
     import onnx

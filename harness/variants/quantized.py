@@ -11,27 +11,31 @@ from typing import Any
 
 from harness.backend import Calibration
 from harness.errors import BackendError, UnsupportedError
-from harness.variants.files import check, is_large, opset, save
-
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""What quantization is for; the other operators follow."""
+from harness.variants.excluding import WEIGHTED, excluded
+from harness.variants.files import check, is_large, nodes_of, opset, save
 
 _OLDEST_OPSET = 13  # per-channel Q/DQ, and an axis for DequantizeLinear
+_FROM_GEMM = "_MatMul"  # what the quantizer appends to the name
 _NAMED = 5  # nodes that a note names before it says "and N more"
 
 
 class _Reader:
-    """A calibration reader over :meth:`Calibration.feeds`."""
+    """A calibration reader over :meth:`Calibration.feeds`, which are read once, in order."""
 
     def __init__(self, calibration: Calibration) -> None:
         self._feeds = calibration.feeds()
-        self._count = len(calibration)
+        self._count = self._left = len(calibration)
 
     def __len__(self) -> int:
         return self._count
 
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Pause after so many samples."""
+        self._left = end_index - start_index
+
     def get_next(self) -> dict[str, Any] | None:
-        feed = next(self._feeds, None)
+        feed = next(self._feeds, None) if self._left else None
+        self._left -= feed is not None
         return None if feed is None else dict(feed)
 
 
@@ -41,38 +45,64 @@ def make_static(
     """Insert Q/DQ pairs by the ranges that the calibration samples show."""
     from onnxruntime import quantization
 
-    types = {"uint8": quantization.QuantType.QUInt8, "int8": quantization.QuantType.QInt8}
+    kinds = {"uint8": quantization.QuantType.QUInt8, "int8": quantization.QuantType.QInt8}
     methods = {
         "minmax": quantization.CalibrationMethod.MinMax,
         "entropy": quantization.CalibrationMethod.Entropy,
         "percentile": quantization.CalibrationMethod.Percentile,
     }
     large = is_large(source)
-    operators = None if params["operators"] == "all" else params["operators"].split(",")
     with _prepared(source, out, large=large) as (prepared, notes):
-        # No CalibMaxIntermediateOutputs: in 1.32 it forgets the ranges of the samples before
-        # instead of merging them. Ranges are two numbers a tensor, so all of them fit.
+        operators = None if params["operators"] == "all" else params["operators"].split(",")
         quantization.quantize_static(
             prepared,
             out,
             _Reader(calibration),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=operators,
-            activation_type=types[params["activations"]],
-            weight_type=types[params["weights"]],
+            nodes_to_exclude=excluded(source, prepared, params),
+            activation_type=kinds[params["activations"]],
+            weight_type=kinds[params["weights"]],
             per_channel=params["per_channel"] == "yes",
             reduce_range=params["reduce_range"] == "yes",
             calibrate_method=methods[params["calibration"]],
             use_external_data_format=large,
+            extra_options=_options(params),
         )
         check(out, prepared, "the static quantizer")
-    nodes = _nodes(out)
+    nodes = nodes_of(out)
     dequantized = {
         name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output
     }
-    weighted = [node for node in nodes if node.op_type in _WEIGHTED]
+    weighted = [node for node in nodes if node.op_type in WEIGHTED]
     kept = [node for node in weighted if not set(node.input[:2]) <= dequantized]
     return (*notes, *_told(weighted, kept))
+
+
+def _options(params: Mapping[str, str]) -> dict[str, Any]:
+    """The quantizer's further options.
+
+    No CalibMaxIntermediateOutputs: in 1.32 it forgets the ranges of the samples before instead of
+    merging them. Ranges are two numbers a tensor, so all of them fit; histograms are filled sample
+    by sample, since otherwise every tensor of every sample is held at once.
+    """
+    symmetric = params["symmetric"] == "yes"
+    options: dict[str, Any] = {
+        "ActivationSymmetric": symmetric,
+        "CalibTensorRangeSymmetric": symmetric,
+    }
+    if params["calibration"] != "minmax":
+        options["CalibStridedMinMax"] = 1
+    if "percentile" in params:
+        options["CalibPercentile"] = float(params["percentile"])
+    if params["portable"] == "yes":
+        options |= {
+            "WeightSymmetric": True,
+            "QuantizeBias": False,  # as int32, which TensorRT refuses
+            "AddQDQPairToWeight": True,
+            "DedicatedQDQPair": True,
+        }
+    return options
 
 
 def make_dynamic(source: str, out: str, params: Mapping[str, str]) -> tuple[str, ...]:
@@ -80,25 +110,29 @@ def make_dynamic(source: str, out: str, params: Mapping[str, str]) -> tuple[str,
     from onnxruntime import quantization
 
     operators = params["operators"].split(",")
-    if not any(node.op_type in operators for node in _nodes(source)):
+    if not any(node.op_type in operators for node in nodes_of(source)):
         raise UnsupportedError(
-            f"dynamic quantization covers {' and '.join(operators)}, and the model has neither"
+            f"dynamic quantization covers {' and '.join(operators)}, and the model has none"
         )
     large = is_large(source)
     with _prepared(source, out, large=large) as (prepared, notes):
-        before = [node for node in _nodes(prepared) if node.op_type in operators]
+        nodes = nodes_of(prepared)
+        before = [node for node in nodes if node.op_type in operators]
+        stay = [node.name for node in nodes if node.op_type not in operators]
+        stay += excluded(source, prepared, params)
         quantization.quantize_dynamic(
             prepared,
             out,
-            op_types_to_quantize=operators,
+            op_types_to_quantize=[*operators, "MatMul"],  # the quantizer makes Gemm MatMul and Add
+            nodes_to_exclude=[*stay, *(name + _FROM_GEMM for name in stay)],
             per_channel=params["per_channel"] == "yes",
             reduce_range=params["reduce_range"] == "yes",
             weight_type=quantization.QuantType.QInt8,
             use_external_data_format=large,
         )
         check(out, prepared, "the dynamic quantizer")
-    kept = [node for node in _nodes(out) if node.op_type in operators]
-    return (*notes, *_told(before, kept))
+    left = {node.name.removesuffix(_FROM_GEMM) for node in nodes_of(out)}
+    return (*notes, *_told(before, [node for node in before if node.name in left]))
 
 
 @contextlib.contextmanager
@@ -129,14 +163,15 @@ def _prepared(source: str, out: str, *, large: bool) -> Iterator[tuple[str, list
                 if skip:
                     raise BackendError(f"the model can't be prepared: {fault}") from fault
                 Path(f"{prepared}.data").unlink(missing_ok=True)
-        _flatten_biases(prepared)
+        _tidy(prepared)
         yield prepared, notes
 
 
-def _flatten_biases(path: str) -> None:
-    """Write Gemm's biases of shape [1, n] as [n], which is the same by broadcasting.
+def _tidy(path: str) -> None:
+    """Name every node, and write Gemm's biases of shape [1, n] as [n].
 
-    onnxruntime 1.32's quantizer adjusts per-channel scales by the bias, and expects a vector.
+    Nodes are excluded by name. The biases are the same by broadcasting; onnxruntime 1.32's
+    quantizer adjusts per-channel scales by them, and expects vectors.
     """
     import onnx
 
@@ -155,12 +190,12 @@ def _flatten_biases(path: str) -> None:
     ]
     for tensor in flat:
         tensor.dims[:] = tensor.dims[1:]
-    if flat:
-        kept = {tensor.name for tensor in flat}
-        stale = [value for value in model.graph.value_info if value.name in kept]
-        for value in stale:
-            model.graph.value_info.remove(value)
-        onnx.save_model(model, path)
+    kept = {tensor.name for tensor in flat}
+    for value in [value for value in model.graph.value_info if value.name in kept]:
+        model.graph.value_info.remove(value)
+    for node in model.graph.node:
+        node.name = node.name or f"{node.op_type} {node.output[0]}"
+    onnx.save_model(model, path)
 
 
 def _upgraded(source: str, target: str, notes: list[str], *, large: bool) -> str:
@@ -183,12 +218,6 @@ def _upgraded(source: str, target: str, notes: list[str], *, large: bool) -> str
     return target
 
 
-def _nodes(path: str) -> list[Any]:
-    import onnx
-
-    return list(onnx.load(path, load_external_data=False).graph.node)
-
-
 def _told(weighted: list[Any], kept: list[Any]) -> Iterator[str]:
     """What was quantized, as notes. Raises UnsupportedError if nothing was."""
     if len(kept) >= len(weighted):
@@ -199,6 +228,6 @@ def _told(weighted: list[Any], kept: list[Any]) -> Iterator[str]:
     for name, count in sorted(total.items()):
         yield f"{count - left[name]} of {count} {name} quantized"
     if kept:
-        names = [node.name or f"a {node.op_type} without a name" for node in kept]
+        names = [node.name for node in kept]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         yield f"{len(kept)} nodes kept in fp32: {', '.join(names[:_NAMED])}{more}"

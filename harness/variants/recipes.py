@@ -1,0 +1,202 @@
+"""Recipes and their parameters, chosen for a host and by the user's wishes. Pure: nothing is made.
+
+All that a recipe does follows from its parameters, which go into cache keys and records.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Optional
+
+from harness.errors import UnsupportedError
+from harness.types import FLOOR, Precision
+
+SOURCE = "source"
+"""The identity: the user's model itself. It resolves, and is not made."""
+
+RECIPES: Mapping[str, bool] = MappingProxyType(
+    {"fp16": False, "qdq": True, "qdq-all": True, "qdq-portable": True, "dynamic": False}
+)
+"""The shared recipes, and whether each needs calibration samples.
+
+``qdq`` quantizes what has weights and leaves the rest in fp32; ``qdq-all`` quantizes every operator
+that the quantizer can. Neither is always the faster, nor always the more accurate.
+``qdq-portable`` is the Q/DQ file that every runtime takes, TensorRT too: symmetric int8, biases in
+floating point, every quantized tensor with a pair of its own.
+"""
+
+SHARED = tuple(RECIPES)
+DERIVED = (*SHARED, FLOOR)
+"""What :func:`harness.variants.make` makes."""
+
+_PRECISIONS = {
+    "fp16": (Precision.FP16,),
+    "qdq": (Precision.INT8,),
+    "qdq-all": (Precision.INT8,),
+    "qdq-portable": (Precision.INT8,),
+    "dynamic": (Precision.INT8_DYNAMIC,),
+}
+
+_OPERATORS = {
+    "qdq": "Conv,ConvTranspose,Gemm,MatMul",
+    "qdq-all": "all",
+    "qdq-portable": "Add,Conv,ConvTranspose,Gemm,MatMul",
+    "dynamic": "Gemm,MatMul",
+}
+
+PERCENTILE = 99.99
+"""Of the absolute values, or of each tail: what the percentile calibration keeps by default."""
+
+_EXACT_INT8 = frozenset(
+    {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "neon_dotprod", "i8mm"}
+)
+"""Instructions that add products of bytes in 32 bits. Without them, kernels saturate 16 bits."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the user wants quantization done. None or empty: what suits the recipe and the host.
+
+    calibration: ``minmax``, ``entropy`` or ``percentile``. symmetric: the activations. include:
+    operator types to quantize. exclude: operator types, nodes or values (by name) that stay in
+    floating point. block_size: weights that share a scale, of weight-only quantization.
+    """
+
+    calibration: Optional[str] = None
+    percentile: Optional[float] = None
+    per_channel: Optional[bool] = None
+    symmetric: Optional[bool] = None
+    reduce_range: Optional[bool] = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    block_size: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to make. Fully resolved: equal recipes make equivalent files of the same model.
+
+    params: text by name, in the order of the names. Truths are ``yes`` and ``no``, operator types
+    are joined by commas, and ``exclude`` is a JSON list, since names may hold anything.
+    """
+
+    name: str
+    params: tuple[tuple[str, str], ...] = ()
+
+
+def resolve(
+    name: str,
+    precision: Precision,
+    *,
+    isa: frozenset[str],
+    device: str,
+    wishes: Optional[Wishes] = None,
+    saturates: Optional[bool] = None,
+) -> Recipe:
+    """A shared recipe with the parameters that suit a host, a device and the user.
+
+    isa: the host's instruction sets, as :data:`harness.host.ISA` names them. saturates: whether
+    int8 products were seen to saturate on the device; None: to be told from ``isa``. Raises
+    UnsupportedError for an unknown name, or what the recipe doesn't make.
+    """
+    if name in (SOURCE, FLOOR):
+        return Recipe(name)
+    if name not in RECIPES:
+        raise UnsupportedError(
+            f"no shared recipe is called {name!r} (there are {', '.join(SHARED)})"
+        )
+    if precision not in _PRECISIONS[name]:
+        makes = " and ".join(_PRECISIONS[name])
+        raise UnsupportedError(f"the recipe {name} makes {makes}, not {precision}")
+    wishes = wishes or Wishes()
+    if name == "fp16":
+        return _recipe(name, {"io": "fp32"})
+    if name == "dynamic":
+        return _recipe(name, _dynamic(wishes))
+    if saturates is None:
+        saturates = "cpu" in re.split(r"[:,]", device) and not isa & _EXACT_INT8
+    return _recipe(name, _static(name, wishes, saturates=saturates))
+
+
+def own(name: str, precision: Precision, wishes: Wishes, *, saturates: Optional[bool]) -> Recipe:
+    """A recipe of a backend's own, with the wishes as they are: the backend makes sense of them.
+
+    ``saturates`` is there when it was measured. What isn't quantized has no parameters.
+    """
+    if name == SOURCE or precision in (Precision.FP32, Precision.FP16, Precision.BF16):
+        return Recipe(name)
+    params = {
+        "calibration": wishes.calibration,
+        "percentile": _number(wishes.percentile),
+        "per_channel": _truth(wishes.per_channel),
+        "symmetric": _truth(wishes.symmetric),
+        "reduce_range": _truth(wishes.reduce_range),
+        "include": ",".join(wishes.include) or None,
+        "exclude": _names(wishes.exclude),
+        "block_size": _number(wishes.block_size),
+        "saturates": _truth(saturates),
+    }
+    return _recipe(name, params)
+
+
+def _static(name: str, wishes: Wishes, *, saturates: bool) -> dict[str, Optional[str]]:
+    portable = name == "qdq-portable"
+    if portable and wishes.symmetric is False:
+        raise UnsupportedError(f"the recipe {name} is symmetric: TensorRT takes no other")
+    if name == "qdq-all" and wishes.include:
+        raise UnsupportedError(f"the recipe {name} takes no choice of operators: qdq does")
+    calibration = wishes.calibration or "minmax"
+    percentile = wishes.percentile or PERCENTILE
+    return {
+        "activations": "int8" if portable else "uint8",
+        "calibration": calibration,
+        "exclude": _names(wishes.exclude),
+        "operators": _types(wishes.include) or _OPERATORS[name],
+        "per_channel": _truth(wishes.per_channel is not False),
+        "percentile": _number(percentile) if calibration == "percentile" else None,
+        "portable": _truth(portable),
+        "reduce_range": _truth(_either(wishes.reduce_range, saturates)),
+        "symmetric": _truth(_either(wishes.symmetric, portable)),
+        "weights": "int8",
+    }
+
+
+def _dynamic(wishes: Wishes) -> dict[str, Optional[str]]:
+    return {
+        "exclude": _names(wishes.exclude),
+        "operators": _types(wishes.include) or _OPERATORS["dynamic"],
+        "per_channel": _truth(wishes.per_channel is True),
+        # 7 bits cost dynamic transformers more than saturation
+        "reduce_range": _truth(wishes.reduce_range is True),
+        "weights": "int8",
+    }
+
+
+def _recipe(name: str, params: Mapping[str, Optional[str]]) -> Recipe:
+    given = ((key, value) for key, value in params.items() if value is not None)
+    return Recipe(name, tuple(sorted(given)))
+
+
+def _either(wish: Optional[bool], default: bool) -> bool:
+    return default if wish is None else wish
+
+
+def _truth(value: Optional[bool]) -> Optional[str]:
+    return None if value is None else "yes" if value else "no"
+
+
+def _number(value: Optional[float]) -> Optional[str]:
+    return None if value is None else f"{value:g}"
+
+
+def _types(names: Iterable[str]) -> str:
+    return ",".join(sorted(set(names)))
+
+
+def _names(names: Iterable[str]) -> Optional[str]:
+    found = sorted(set(names))
+    return json.dumps(found) if found else None
