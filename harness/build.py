@@ -10,9 +10,10 @@ from pathlib import Path
 
 from harness import jobs, variants, wire
 from harness.cache import Cache, Entry, file_sha256, key_of
+from harness.errors import UnsupportedError
 from harness.record import BuildRecord
 from harness.setup import Setup, ask_parent_side
-from harness.types import FLOOR, Candidate, Engine, Stage
+from harness.types import FLOOR, Candidate, Engine, Stage, Status
 
 FORMAT = 1
 """Raised when engines made by an earlier version of this project must not be used again."""
@@ -39,20 +40,13 @@ class Builder:
 
     def make(self, candidate: Candidate) -> Made:
         """The candidate's engine: from the cache, or built now."""
-        recipe = self._recipe(candidate)
-        parts = self._parts(candidate, recipe)
-        key = key_of(parts)
-        record = BuildRecord(
-            at=datetime.now(UTC),
-            backend=candidate.backend,
-            precision=candidate.precision,
-            recipe=candidate.recipe,
-            device=candidate.device,
-            recipe_parameters=recipe.params,
-            parent_sha256=self._setup.model_sha256,
-            engine_key=key,
-            versions=self._setup.probes[candidate.backend].versions,
-        )
+        try:
+            recipe = self._recipe(candidate)
+        except UnsupportedError as error:
+            refusal = jobs.Refused(Status.UNSUPPORTED, Stage.VARIANT, str(error), error.fix)
+            return _refused(refusal, self._record(candidate, variants.Recipe(candidate.recipe)))
+        record = self._record(candidate, recipe)
+        key = record.engine_key
         entry = self._cache.get("engines", key)
         if entry is not None:
             return _made(entry, record, cached=True)
@@ -68,16 +62,27 @@ class Builder:
         record = record.model_copy(update={"notes": notes, "build_ns": took_ns})
         return self._build(candidate, model, record)
 
+    def _record(self, candidate: Candidate, recipe: variants.Recipe) -> BuildRecord:
+        """The record of a build that has not begun."""
+        return BuildRecord(
+            at=datetime.now(UTC),
+            backend=candidate.backend,
+            precision=candidate.precision,
+            recipe=candidate.recipe,
+            device=candidate.device,
+            recipe_parameters=recipe.params,
+            parent_sha256=self._setup.model_sha256,
+            engine_key=key_of(self._parts(candidate, recipe)),
+            versions=self._setup.probes[candidate.backend].versions,
+        )
+
     def _recipe(self, candidate: Candidate) -> variants.Recipe:
-        """Resolved for this host; a backend's own recipe has no parameters here."""
-        if candidate.recipe in variants.DERIVED:
-            return variants.resolve(
-                candidate.recipe,
-                candidate.precision,
-                isa=self._setup.isa,
-                device=candidate.device,
-            )
-        return variants.Recipe(candidate.recipe)
+        """Resolved for this host. Raises UnsupportedError for wishes that it can't meet."""
+        name, precision, wishes = candidate.recipe, candidate.precision, self._setup.quantization
+        if name not in variants.DERIVED:
+            return variants.own(name, precision, wishes, saturates=None)
+        isa = self._setup.isa
+        return variants.resolve(name, precision, isa=isa, device=candidate.device, wishes=wishes)
 
     def _parts(self, candidate: Candidate, recipe: variants.Recipe) -> dict[str, object]:
         """All that the engine depends on."""
@@ -99,9 +104,7 @@ class Builder:
 
     def _calibration_parts(self) -> object:
         samples = self._setup.calibration
-        if samples is None:
-            return None
-        return (samples.data.sha256, samples.use, samples.calibration, samples.seed, samples.limit)
+        return None if samples is None else samples.key()
 
     def _variant(self, recipe: variants.Recipe) -> Entry | jobs.Refused:
         known = self._variants.get((recipe.name, recipe.params))
@@ -161,6 +164,7 @@ class Builder:
             inputs=setup.inputs,
             calibration=setup.calibration,
             workdir=str(own),
+            parameters=record.recipe_parameters,
         )
         answer = setup.ask_once(candidate.backend, job, jobs.Built, Stage.BUILD)
         if isinstance(answer, jobs.Refused):

@@ -26,6 +26,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -37,12 +38,16 @@ from harness.config_values import (
     Reader,
     choice,
     did_you_mean,
+    file_or_names,
     found,
     listed,
     number,
+    numbers,
     parse_duration,
     parse_latency,
     parse_size,
+    power_of_two,
+    sides,
     some,
     text_like,
     truth,
@@ -52,15 +57,19 @@ from harness.config_values import (
 from harness.datasets import is_function
 from harness.errors import InputError, Problem
 from harness.host import Host
+from harness.images import CHANNELS, INTERPOLATIONS, LAYOUTS, Preprocessing
 from harness.types import Precision
+from harness.variants import Wishes
 
 __all__ = [
     "Candidates",
     "Constraints",
+    "Images",
     "Lab",
     "Match",
     "Measure",
     "Objective",
+    "Quantization",
     "SweepConfig",
     "Target",
     "find_target",
@@ -92,6 +101,8 @@ _Device = Annotated[
     ),
 ]
 _Precision = Annotated[Precision, choice(*(str(one) for one in Precision), make=Precision)]
+_Calibration = Annotated[str, choice("minmax", "entropy", "percentile")]
+_Operator = Annotated[str, text_like("an operator type, such as Conv", r"[A-Za-z_][A-Za-z0-9_]*")]
 _Latency = Annotated[int, Reader(LATENCY, parse_latency, lambda value: f"{value}ns")]
 _Size = Annotated[int, Reader(SIZE, parse_size, lambda value: f"{value}B")]
 # repr of a float may be 1e+16, which is no duration
@@ -105,6 +116,8 @@ _Values = Annotated[tuple[_Option, ...], BeforeValidator(listed), AfterValidator
 
 Objective = Literal["latency", "throughput", "memory", "size"]
 _Objective = Annotated[Objective, choice(*get_args(Objective))]
+
+_StopEarly = choice("never", "refused", "decided")
 
 _REACH = '"local" or "ssh://user@host" or "ssh://user@host:port"'
 # neither part may begin with "-": ssh would take it for an option
@@ -213,6 +226,11 @@ class Measure(_Table):
         default=0.6,
         description="part of the available memory that processes alive together may fill",
     )
+    stop_early: Annotated[Literal["never", "refused", "decided"], _StopEarly] = Field(
+        default="refused",
+        description="when an accuracy pass may end before all samples: never, once the candidate "
+        "is refused, or once it is decided",
+    )
     tail_cap_s: Annotated[float, number(0, 86_400)] = Field(
         default=10.0,
         description="longest time of one of the launches that measure the best ones' p99, in "
@@ -222,6 +240,94 @@ class Measure(_Table):
         default=False,
         description="the device will run throttled anyway: a session in which it was isn't void",
     )
+
+
+class Quantization(_Table):
+    """How precisions of 8 bits and fewer are made. None: what suits the recipe and the host."""
+
+    calibration: Optional[_Calibration] = Field(
+        default=None, description="how ranges of activations are found; else minmax"
+    )
+    percentile: Optional[Annotated[float, number(50, 100, above=True)]] = Field(
+        default=None, description="which one, where calibration is percentile; else 99.99"
+    )
+    per_channel: Optional[Annotated[bool, truth]] = Field(
+        default=None, description="a scale for each channel of weights; else static int8 has it"
+    )
+    symmetric: Optional[Annotated[bool, truth]] = Field(
+        default=None, description="ranges of activations around zero; else where a runtime needs it"
+    )
+    reduce_range: Optional[Annotated[bool, truth]] = Field(
+        default=None,
+        description="weights of 7 bits; else where int8 products saturate, for static int8",
+    )
+    include: Annotated[tuple[_Operator, ...], AfterValidator(some)] = Field(
+        default=(), description="operator types to quantize; else the recipe's"
+    )
+    exclude: Annotated[tuple[_Words, ...], AfterValidator(some)] = Field(
+        default=(),
+        description="operator types, nodes or values (by name) that stay in floating point",
+    )
+    block_size: Optional[Annotated[int, power_of_two(16, 256)]] = Field(
+        default=None, description="weights that share a scale, of weight-only quantization; else 32"
+    )
+
+    def wishes(self) -> Wishes:
+        """The same for :mod:`harness.variants`."""
+        return Wishes(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
+class Images(_Table):
+    """What is done to the images of a folder before the model: (pixel / scale - mean) / std."""
+
+    scale: Annotated[float, number(0, 65_535, above=True)] = Field(
+        description="pixels are divided by it: 255, or 1 to leave them"
+    )
+    mean: Annotated[tuple[float, ...], numbers(-65_535, 65_535)] = Field(
+        description="subtracted then"
+    )
+    std: Annotated[tuple[float, ...], numbers(0, 65_535, above=True)] = Field(
+        description="divided by then"
+    )
+    resize: Optional[Annotated[tuple[int, ...], sides]] = Field(
+        default=None, description="the shorter side, or both; else images keep their size"
+    )
+    interpolation: Annotated[str, choice(*INTERPOLATIONS)] = Field(
+        default="bilinear", description="how Pillow resizes"
+    )
+    crop: Optional[Annotated[tuple[int, ...], sides]] = Field(
+        default=None, description="what is kept of the centre, a square or both sides; else all"
+    )
+    channels: Annotated[str, choice(*CHANNELS)] = Field(
+        default="rgb", description="the channels in the model's order"
+    )
+    layout: Annotated[str, choice(*LAYOUTS)] = Field(
+        default="nchw", description="the order of the input's axes"
+    )
+    dtype: Optional[_Part] = Field(default=None, description="of the array; else the input's")
+    classes: Optional[Annotated[Union[str, tuple[str, ...]], file_or_names]] = Field(
+        default=None,
+        description="the subfolders' names in the order of the model's classes, or a file that "
+        "has one a line; else they are sorted",
+    )
+
+    @model_validator(mode="after")
+    def _fit(self) -> Images:
+        """One number per channel, or one for all."""
+        for name in ("mean", "std"):
+            given, channels = len(getattr(self, name)), CHANNELS[self.channels]
+            if given not in {1, channels}:
+                what = f"{name} has {given} numbers; {self.channels} has {channels} channels"
+                raise PydanticCustomError("reader", "{what}", {"what": what})
+        return self
+
+    def preprocessing(self) -> Preprocessing:
+        """The same for :mod:`harness.images`."""
+        plain = {name: getattr(self, name) for name in type(self).model_fields if name != "classes"}
+        crop, classes = self.crop or (), self.classes or ()
+        named = {"classes_file" if isinstance(classes, str) else "classes": classes}
+        sized = {"resize": self.resize or (), "crop": crop * 2 if len(crop) == 1 else crop}
+        return Preprocessing(**plain | sized | named)
 
 
 class SweepConfig(_Table):
@@ -266,6 +372,10 @@ class SweepConfig(_Table):
     constraints: Constraints = Field(default_factory=Constraints)
     candidates: Candidates = Field(default_factory=Candidates)
     measure: Measure = Field(default_factory=Measure)
+    quantization: Quantization = Field(default_factory=Quantization)
+    images: Optional[Images] = Field(
+        default=None, description="how the images of a folder become the model's input"
+    )
     python: Mapping[str, _Python] = Field(
         default_factory=dict,
         description="the interpreter of a backend that has an environment of its own",
@@ -274,8 +384,10 @@ class SweepConfig(_Table):
     def to_dict(self) -> dict[str, Any]:
         """JSON values under the file's keys; :meth:`from_dict` gives an equal value back."""
         plain = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        lists = {name: value for name, value in plain["candidates"].items() if value != []}
-        return {name: value for name, value in plain.items() if value != []} | {"candidates": lists}
+        for table in (plain["candidates"], plain["quantization"], plain):
+            for name in [name for name, value in table.items() if value == []]:
+                del table[name]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "config") -> SweepConfig:
@@ -533,6 +645,9 @@ def _anchored(config: SweepConfig, folder: Path, given: set[KeyPath]) -> SweepCo
             changed[key] = _resolved(text, folder)
     own = {name: path for name, path in config.python.items() if ("python", name) not in given}
     changed["python"] = {**config.python, **_interpreters(own, folder)}
+    if config.images is not None and isinstance(config.images.classes, str):
+        names = _resolved(config.images.classes, folder)
+        changed["images"] = config.images.model_copy(update={"classes": names})
     return config.model_copy(update=changed)
 
 

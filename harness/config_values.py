@@ -161,6 +161,20 @@ def whole(low: int, high: Optional[int] = None) -> Reader:
     return Reader(expects, read)
 
 
+def power_of_two(low: int, high: int) -> Reader:
+    """Powers of two in a closed range of them."""
+    expects = f"a power of two from {low} to {high}"
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise wrong(value, expects)
+        if value & (value - 1):
+            raise wrong(value, expects)
+        return value
+
+    return Reader(expects, read)
+
+
 def number(low: float, high: float, *, above: bool = False) -> Reader:
     """Finite numbers in a closed range, ``low`` itself excluded by ``above``."""
     expects = f"a number above {low:g}, {high:g} at most" if above else ""
@@ -175,6 +189,43 @@ def number(low: float, high: float, *, above: bool = False) -> Reader:
         return float(value)
 
     return Reader(expects, read)
+
+
+def numbers(low: float, high: float, *, above: bool = False) -> Reader:
+    """One number, or a list of them, each as :func:`number` reads it."""
+    one = number(low, high, above=above)
+
+    def read(value: object) -> tuple[float, ...]:
+        if isinstance(value, (list, tuple)) and value:
+            return tuple(one.read(each) for each in value)
+        return (one.read(value),)
+
+    return Reader(f"{one.expects}, or a list, one per channel", read)
+
+
+def _read_sides(value: object) -> tuple[int, ...]:
+    most, side = 2, whole(1, 65_535)
+    if isinstance(value, (list, tuple)) and len(value) in {1, most}:
+        return tuple(side.read(each) for each in value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise wrong(value, SIDES)
+    return (side.read(value),)
+
+
+SIDES = "a whole number of pixels, or [height, width]"
+sides = Reader(SIDES, _read_sides)
+
+
+def _read_file_or_names(value: object) -> str | tuple[str, ...]:
+    if isinstance(value, (list, tuple)) and value and all(isinstance(each, str) for each in value):
+        return tuple(value)
+    if isinstance(value, os.PathLike) or (isinstance(value, str) and value.strip()):
+        return os.fspath(value)
+    raise wrong(value, FILE_OR_NAMES)
+
+
+FILE_OR_NAMES = "a path, or a list of names"
+file_or_names = Reader(FILE_OR_NAMES, _read_file_or_names)
 
 
 def _read_truth(value: object) -> bool:

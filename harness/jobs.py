@@ -12,6 +12,7 @@ from typing import Optional
 
 from harness.datasets import DataRef, draw, split, stages
 from harness.errors import Problem
+from harness.images import Preprocessing
 from harness.types import (
     Engine,
     Executed,
@@ -90,6 +91,7 @@ class CheckJob:
     spool: str
     calibration_samples: int
     seed: int
+    images: Optional[Preprocessing]
 
 
 @dataclass(frozen=True)

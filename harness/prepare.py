@@ -254,6 +254,7 @@ def _check(config: SweepConfig, spool: Path, problems: list[Problem]) -> Any:
         spool=str(spool),
         calibration_samples=config.measure.calibration_samples,
         seed=config.seed,
+        images=config.images.preprocessing() if config.images else None,
     )
     answer: Any = ask_parent_side(job, Checked, Stage.PLAN, CHECK_TIMEOUT_S)
     if isinstance(answer, jobs.Problems):

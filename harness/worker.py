@@ -81,6 +81,7 @@ class Worker:
             jobs.SliceJob: (Stage.MEASURE, self._slice),
             jobs.FinishJob: (Stage.MEASURE, self._finish),
             jobs.AccuracyJob: (Stage.ACCURACY, self._accuracy),
+            jobs.CrossCheckJob: (Stage.ACCURACY, self._cross_check),
         }
 
     def serve(self, line: str) -> str:
@@ -113,6 +114,9 @@ class Worker:
                 job.metric,
                 calibration_source=job.calibration,
                 spool_folder=job.spool,
+                calibration_samples=job.calibration_samples,
+                seed=job.seed,
+                declared=job.images,
             )
         except InputError as error:
             return jobs.Problems(error.problems)
@@ -138,6 +142,7 @@ class Worker:
             recipe=job.recipe,
             device=job.device,
             calibration=calibration(job.calibration, job.inputs),
+            parameters=job.parameters,
         )
         start = perf_counter_ns()
         with scratch():
@@ -245,6 +250,11 @@ class Worker:
             session.close()
         self._launch = None
         return finished
+
+    def _cross_check(self, job: jobs.CrossCheckJob) -> jobs.CrossChecked:
+        from harness.reference import cross_check
+
+        return cross_check(job)
 
     def _accuracy(self, job: jobs.AccuracyJob) -> jobs.Judged:
         launch = self._opened

@@ -34,6 +34,7 @@ from harness.config_keys import list_keys
 from harness.errors import InputError
 from harness.host import Cpu, Gpu, Host
 from harness.types import Precision
+from harness.variants import Wishes
 
 ROOT = Path(__file__).parent.parent
 BASE: dict[str, object] = {"model": "m.onnx", "data": "d.npz"}
@@ -265,6 +266,15 @@ memory_limit = "4GB"
 live_memory_fraction = 1
 tail_cap_s = 0
 allow_throttling = true
+[quantization]
+calibration = "percentile"
+percentile = 99.9
+per_channel = true
+symmetric = false
+reduce_range = true
+include = ["Conv"]
+exclude = ["Gemm", "a node, with a comma"]
+block_size = 64
 [python]
 tensorrt = "venv/bin/python"
 executorch = "python3.11"
@@ -299,6 +309,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             },
         ),
         measure=config.measure,
+        quantization=config.quantization,
         python={"tensorrt": str(tmp_path / "venv/bin/python"), "executorch": "python3.11"},
     )
     assert (config.budget_s, config.sustain_s) == (5400.0, 600.0)
@@ -322,6 +333,16 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "tail_cap_s": 0.0,
         "allow_throttling": True,
     }
+    assert config.quantization.wishes() == Wishes(
+        calibration="percentile",
+        percentile=99.9,
+        per_channel=True,
+        symmetric=False,
+        reduce_range=True,
+        include=("Conv",),
+        exclude=("Gemm", "a node, with a comma"),
+        block_size=64,
+    )
 
 
 def test_full_example_has_every_key() -> None:
@@ -877,7 +898,7 @@ def test_example_sweep(tmp_path: Path) -> None:
     load_sweep(complete)
     assert keys_in(tomllib.loads(text)) == {
         *(fixed_keys(SweepConfig)),
-        *((table,) for table in ("constraints", "candidates", "measure")),
+        *((table,) for table in ("constraints", "candidates", "measure", "quantization")),
         ("candidates", "options", "openvino"),
         ("candidates", "options", "openvino", "ENABLE_CPU_PINNING"),
         ("python", "tensorrt"),
