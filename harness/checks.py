@@ -7,19 +7,20 @@ so that the user mends them in one go.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 import numpy as np
 
-from harness import datasets, metrics, modelfile
+from harness import datasets, images, metrics, modelfile, sources
 from harness.datasets import LABELS, DataRef, Dataset, Header, Layout
 from harness.errors import InputError, Problem
+from harness.images import Preprocessing
 from harness.metrics import Metric
 from harness.modelfile import ModelInfo
+from harness.sources import Source
 from harness.types import TensorSpec
 
 T = TypeVar("T")
@@ -55,20 +56,23 @@ def check(
     spool_folder: Optional[str] = None,
     calibration_samples: int = 0,
     seed: int = 0,
+    declared: Optional[Preprocessing] = None,
 ) -> Checked:
     """Check everything the user brings. Raises InputError with all problems at once.
 
-    data_source, calibration_source: a path or a ``module:function``, which is spooled into a new
-    folder within ``spool_folder`` (ValueError without one). batch: samples per inference asked for.
-    calibration_samples, seed: of the split, where there are no data for calibration only. Without
-    a metric's name: ``top1`` for integer labels and class scores, ``mae`` for floating labels,
-    else agreement with the reference (``agreement`` for class scores, ``cosine``).
+    data_source, calibration_source: see :mod:`harness.sources`; what isn't shards is spooled into a
+    new folder within ``spool_folder``, images by what is ``declared``. batch: samples per inference
+    asked for. calibration_samples, seed: of the split, where there are no data for calibration
+    only. Without a metric's name: ``top1`` for integer labels and class scores, ``mae`` for
+    floating labels, else agreement with the reference (``agreement`` for class scores, ``cosine``).
     """
     problems: list[Problem] = []
     model = _collect(problems, lambda: modelfile.inspect(model_path))
-    data = _collect(problems, lambda: _find(data_source, "--data", spool_folder))
-    calibration = _collect(
-        problems, lambda: _find(calibration_source, "--calibration", spool_folder)
+    inputs = () if model is None else model.inputs
+    named = (("--data", data_source), ("--calibration", calibration_source))
+    data, calibration = (
+        _find(problems, Source(name, where, inputs, declared, spool_folder)) if name else None
+        for where, name in named
     )
     metric = _collect(problems, lambda: metrics.get(metric_name)) if metric_name else None
     warnings: list[str] = []
@@ -107,17 +111,11 @@ def _collect(problems: list[Problem], step: Callable[[], T]) -> Optional[T]:
         return None
 
 
-def _find(source: Optional[str], where: str, spool_folder: Optional[str]) -> Optional[DataRef]:
-    if source is None:
+def _find(problems: list[Problem], source: Source) -> Optional[DataRef]:
+    """The data set; None also for images for an unknown model, whose problems say enough."""
+    if not source.inputs and images.is_folder(source.name):
         return None
-    if not datasets.is_function(source):
-        return datasets.resolve(source, where)
-    if spool_folder is None:
-        raise ValueError(f"{source} needs a folder to be spooled into")
-    Path(spool_folder).mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix=f"{where.strip('-')}-", dir=spool_folder)
-    datasets.spool(source, folder, where)
-    return replace(datasets.resolve(folder, where), source=source)
+    return _collect(problems, lambda: sources.find(source))
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,8 @@ def sweep(
     data: Annotated[
         str | None,
         typer.Option(
-            help="An .npz of arrays named as the inputs, plus 'labels'; or a folder of "
-            "them, or module:function."
+            help="An .npz of arrays named as the inputs, plus 'labels'; or a folder of them "
+            "or of images, or module:function."
         ),
     ] = None,
     calibration: Annotated[str | None, typer.Option(help="Data for calibration only.")] = None,

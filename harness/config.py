@@ -334,7 +334,9 @@ class SweepConfig(_Table):
     """All of ``sweep.toml`` after the command line's overrides."""
 
     model: _File = Field(description="the model's file (or the command line's MODEL)")
-    data: _Source = Field(description="the data: an .npz, a folder of them, or module:function")
+    data: _Source = Field(
+        description="the data: an .npz, a folder of them or of images, or module:function"
+    )
     calibration: Optional[_Source] = Field(
         default=None, description="data for calibration only; else a seeded part of data"
     )
@@ -375,6 +377,11 @@ class SweepConfig(_Table):
     quantization: Quantization = Field(default_factory=Quantization)
     images: Optional[Images] = Field(
         default=None, description="how the images of a folder become the model's input"
+    )
+    state: Mapping[str, _Part] = Field(
+        default_factory=dict,
+        description="the output that each state input is fed from at the next step, as INPUT = "
+        '"OUTPUT"; its data are sequences',
     )
     python: Mapping[str, _Python] = Field(
         default_factory=dict,

@@ -63,6 +63,8 @@ def _inner_table(annotation: Any) -> tuple[Optional[type[BaseModel]], tuple[str,
     if get_origin(annotation) is Mapping:
         inner, _ = _inner_table(get_args(annotation)[1])
         return inner, ("NAME",) if inner else ()
+    if get_origin(annotation) is Union:
+        return _inner_table(get_args(annotation)[0])
     is_table = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return (annotation if is_table else None), ()
 
@@ -137,7 +139,8 @@ def _what_and_fix(
     if kind == "extra_forbidden":
         return _unknown_key(model, loc)
     if kind == "missing":
-        return _MISSING[loc]
+        nothing = f"no {loc[-1]} is given, and none is guessed"
+        return _MISSING.get(loc, (nothing, None))
     if kind == "tuple_type":
         return f"found {found(value)}; expected a list, such as [{found(value)}]", None
     if kind in {"model_type", "mapping_type", "dict_type"}:

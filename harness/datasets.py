@@ -589,7 +589,7 @@ def spool(
     if any(Path(folder).glob("*.npz")):
         raise ValueError(f"{folder} already holds shards")
     place = f"{where}: {function_spec}"
-    writer = _ShardWriter(folder, shard_bytes)
+    writer = ShardWriter(folder, shard_bytes)
     for number, item in enumerate(_yielded(function, place)):
         writer.add(_batch(item, number, place), f"{place}: batch {number}")
     writer.flush()
@@ -631,10 +631,10 @@ def _batch(item: Any, number: int, place: str) -> dict[str, Array]:
     return arrays
 
 
-class _ShardWriter:
+class ShardWriter:
     """Gathers batches and writes a shard when it is large enough or the samples' shape changes."""
 
-    def __init__(self, folder: str, shard_bytes: int) -> None:
+    def __init__(self, folder: str, shard_bytes: int = SHARD_BYTES) -> None:
         self.shards = 0
         self._folder = Path(folder)
         self._limit = shard_bytes

@@ -251,14 +251,15 @@ class AccuracyJob:
 
 @dataclass(frozen=True)
 class Judged:
-    """The metric over all samples. scores: base64 of little-endian float64, validation order.
+    """What the metric keeps of all samples: rows of ``width`` numbers, in validation order.
 
+    scores: the rows one after another, base64 of little-endian float64.
     problem: why the outputs can't be right (NaN, constant ...), or None. stopped: why not all
     samples were needed, or None.
     """
 
     samples: int
-    value: Optional[float]
+    width: int
     labelled: bool
     higher_is_better: bool
     scores: str

@@ -33,6 +33,7 @@ from harness.config import (
 from harness.config_keys import list_keys
 from harness.errors import InputError
 from harness.host import Cpu, Gpu, Host
+from harness.images import Preprocessing
 from harness.types import Precision
 from harness.variants import Wishes
 
@@ -278,6 +279,19 @@ block_size = 64
 [python]
 tensorrt = "venv/bin/python"
 executorch = "python3.11"
+[images]
+scale = 255
+mean = 0
+std = [0.2, 0.3, 1]
+resize = 256
+interpolation = "bicubic"
+crop = [224, 200]
+channels = "bgr"
+layout = "nhwc"
+dtype = "float32"
+classes = "classes.txt"
+[state]
+h_in = "h_out"
 """
 
 
@@ -310,7 +324,22 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         ),
         measure=config.measure,
         quantization=config.quantization,
+        images=config.images,
+        state={"h_in": "h_out"},
         python={"tensorrt": str(tmp_path / "venv/bin/python"), "executorch": "python3.11"},
+    )
+    assert config.images is not None
+    assert config.images.preprocessing() == Preprocessing(
+        scale=255.0,
+        mean=(0.0,),
+        std=(0.2, 0.3, 1.0),
+        resize=(256,),
+        interpolation="bicubic",
+        crop=(224, 200),
+        channels="bgr",
+        layout="nhwc",
+        dtype="float32",
+        classes_file=str(tmp_path / "classes.txt"),
     )
     assert (config.budget_s, config.sustain_s) == (5400.0, 600.0)
     assert config.constraints.model_dump() == {
@@ -353,6 +382,31 @@ def test_json_gives_the_same_config_back(tmp_path: Path) -> None:
     for config in (load_sweep(sweep_file(tmp_path, FULL)), load_sweep(None, BASE)):
         text = json.dumps(config.to_dict())
         assert SweepConfig.from_dict(json.loads(text)) == config
+
+
+def test_of_images_nothing_is_guessed_and_a_square_is_one_number() -> None:
+    table = {"scale": 1, "mean": [0], "std": 1, "crop": 8, "classes": ["b", "a"]}
+    config = SweepConfig.from_dict({**BASE, "images": table})
+    assert config.images is not None
+    made = config.images.preprocessing()
+    assert (made.crop, made.resize, made.classes, made.classes_file) == (
+        (8, 8),
+        (),
+        ("b", "a"),
+        None,
+    )
+    wrong = {"mean": [1, 2], "std": 0, "crop": [1, 2, 3], "resize": True, "classes": 5}
+    assert problems_of(lambda: SweepConfig.from_dict({**BASE, "images": wrong}, "f")) == {
+        "f: images.scale": "no scale is given, and none is guessed",
+        "f: images.std": "found 0; expected a number above 0, 65535 at most",
+        "f: images.crop": "found a list; expected a whole number of pixels, or [height, width]",
+        "f: images.resize": "found true; expected a whole number of pixels, or [height, width]",
+        "f: images.classes": "found 5; expected a path, or a list of names",
+    }
+    table["std"] = [1, 2]
+    assert problems_of(lambda: SweepConfig.from_dict({**BASE, "images": table}, "f")) == {
+        "f: images": "std has 2 numbers; rgb has 3 channels"
+    }
 
 
 def test_from_dict_reports_like_a_file() -> None:
@@ -885,6 +939,9 @@ def test_shipped_devices_toml() -> None:
     assert used >= fixed_keys(Lab)
 
 
+TABLES = ("constraints", "candidates", "measure", "quantization", "images")
+
+
 def test_example_sweep(tmp_path: Path) -> None:
     example = ROOT / "examples" / "sweep.toml"
     config = load_sweep(example)
@@ -898,7 +955,8 @@ def test_example_sweep(tmp_path: Path) -> None:
     load_sweep(complete)
     assert keys_in(tomllib.loads(text)) == {
         *(fixed_keys(SweepConfig)),
-        *((table,) for table in ("constraints", "candidates", "measure", "quantization")),
+        *((table,) for table in TABLES),
+        ("state", "h_in"),
         ("candidates", "options", "openvino"),
         ("candidates", "options", "openvino", "ENABLE_CPU_PINNING"),
         ("python", "tensorrt"),
