@@ -187,8 +187,9 @@ class Agreement(_Frozen):
 class AccuracyRecord(Outcome):
     """All validation samples through one candidate's session, by the same adapter and options.
 
-    value: the metric over ``samples``. scores: one number per sample, in validation order, so that
-    candidates are compared on the same samples. labelled False: the metric is agreement with the
+    value: the metric over ``samples``. scores: ``width`` numbers per sample, in validation
+    order, so that candidates are compared on the same samples; mostly one, and the value is their
+    mean (else see :mod:`harness.aggregates`). labelled False: the metric is agreement with the
     reference, not accuracy. reference: the candidate whose outputs these were compared with; None
     for that one itself. stopped: why the pass ended before all samples. notes: what else is known
     of the outputs.
@@ -204,6 +205,7 @@ class AccuracyRecord(Outcome):
     reference: Optional[str] = None
     samples: int = 0
     value: Optional[float] = None
+    width: int = 1
     scores: Optional[Block] = None
     agreement: Optional[Agreement] = None
     executed: Optional[Executed] = None

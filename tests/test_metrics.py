@@ -25,7 +25,7 @@ def floats(*rows: Any) -> Array:
 
 
 def scored(name: str, output: Array, truth: Any) -> list[float]:
-    scores = metrics.get(name).scores({"y": output}, truth)
+    scores = metrics.get(name).rows({"y": output}, truth)[:, 0]
     assert scores.dtype == np.float64
     result: list[float] = scores.tolist()
     return result
@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_refused(name: str, output: Array, truth: Any, mess
 
 def test_an_output_is_chosen_by_name() -> None:
     outputs = {"boxes": floats([9, 9, 9]), "serving:0": floats([0, 1])}
-    assert metrics.get("top1@serving:0").scores(outputs, np.array([1])).tolist() == [1]
+    assert metrics.get("top1@serving:0").rows(outputs, np.array([1])).tolist() == [[1]]
     assert metrics.get("top1@serving:0").name == "top1@serving:0"
 
 
@@ -177,16 +177,16 @@ def test_the_users_metric(user_module: str) -> None:
     metric = metrics.get(f"{user_module}:first_column")
     assert metric.higher_is_better
     assert metric.needs_labels
-    assert metric.scores(outputs, np.array([1, 0])).tolist() == [0, 2]
+    assert metric.rows(outputs, np.array([1, 0])).tolist() == [[0], [2]]
     distance = metrics.get(f"{user_module}:distance")
     assert not distance.higher_is_better
     assert not distance.needs_labels
-    assert distance.scores(outputs, {"y": floats([0, 0], [2, 0])}).tolist() == [1, 0]
+    assert distance.rows(outputs, {"y": floats([0, 0], [2, 0])}).tolist() == [[1], [0]]
 
 
 def test_the_users_metric_must_score_each_sample(user_module: str) -> None:
     with pytest.raises(ValueError, match=r"gave scores of shape \(\); expected one per sample"):
-        metrics.get(f"{user_module}:whole").scores({"y": floats([1], [2])}, np.zeros(2))
+        metrics.get(f"{user_module}:whole").rows({"y": floats([1], [2])}, np.zeros(2))
 
 
 def test_the_users_metric_must_exist(user_module: str) -> None:
