@@ -14,9 +14,10 @@ from typing import Any, Optional, TypeVar
 
 import numpy as np
 
-from harness import datasets, images, metrics, modelfile, sources
+from harness import datasets, fitting, images, metrics, modelfile, sources
 from harness.datasets import LABELS, DataRef, Dataset, Header, Layout
 from harness.errors import InputError, Problem
+from harness.fitting import Labels, Seen
 from harness.images import Preprocessing
 from harness.metrics import Metric
 from harness.modelfile import ModelInfo
@@ -84,10 +85,11 @@ def check(
     if model is not None:
         scan = scans.get("--data")
         problems += _batch_problems(model.inputs, scan, batch)
+        seen = None if scan is None else scan.seen()
         if metric is None and not metric_name:
-            metric = metrics.get(_default_metric(model, scan))
+            metric = metrics.get(fitting.default_metric(model.outputs, seen))
         if metric is not None:
-            problems += _metric_problems(metric, model, scan)
+            problems += fitting.problems(metric, model.outputs, seen)
             warnings += _warnings(metric, metric_name, scan)
     excluded: tuple[int, ...] = ()
     if data is not None and calibration is not None and data.sha256 == calibration.sha256:
@@ -118,33 +120,13 @@ def _find(problems: list[Problem], source: Source) -> Optional[DataRef]:
     return _collect(problems, lambda: sources.find(source))
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """What the labels are: the first shard's header, and the range over all shards."""
-
-    header: Header
-    smallest: float
-    largest: float
-    not_finite: Optional[int]
-
-    @property
-    def integer(self) -> bool:
-        """Whether they can be class numbers by their dtype."""
-        return self.header.dtype.kind in "iub"
-
-    @property
-    def per_sample(self) -> int:
-        """Values per sample."""
-        return int(np.prod(self.header.shape[1:], dtype=np.int64))
-
-
 class _Scan:
     """One reading of a data set against the model's inputs."""
 
     def __init__(self, ref: DataRef, where: str, specs: Sequence[TensorSpec]) -> None:
         self.ref = ref
         self.layout: Optional[Layout] = None
-        self.labels: Optional[_Labels] = None
+        self.labels: Optional[Labels] = None
         self.samples: list[bytes] = []
         self._where = where
         self._specs = specs
@@ -166,6 +148,12 @@ class _Scan:
         problems += self._dimension_problems(present)
         problems += self._value_problems([spec.name for spec in present])
         return problems
+
+    def seen(self) -> Seen:
+        """What a metric has to fit."""
+        place = f"{self._where}: {Path(self.ref.shards[0].path).name}: {LABELS}"
+        whole = self.layout is not None and bool(self.layout.whole)
+        return Seen(self.ref.source, self.ref.labelled, self.labels, whole, place)
 
     def _dimension_problems(self, specs: Sequence[TensorSpec]) -> list[Problem]:
         """Sizes that the model doesn't take, each axis reported for the first shard that has it."""
@@ -214,12 +202,12 @@ class _Scan:
             self.samples.append(digest.digest())
 
     def _add_labels(self, first: int, labels: Any) -> None:
-        before = self.labels or _Labels(self._table[LABELS], np.inf, -np.inf, None)
+        before = self.labels or Labels(self._table[LABELS], np.inf, -np.inf, None)
         if labels.dtype.kind not in "iubf" or not labels.size:
             self.labels = before
             return
         odd = _not_finite(labels)
-        self.labels = _Labels(
+        self.labels = Labels(
             before.header,
             min(before.smallest, float(labels.min())),
             max(before.largest, float(labels.max())),
@@ -321,120 +309,6 @@ def _batch_problems(
         what = f"{batch} samples asked for; the model's is fixed at {scan.layout.size}: {shown}"
         fix = f"use a batch of {scan.layout.size}, or export that axis as dynamic"
         return [Problem("batch", what, fix)]
-    return []
-
-
-def _sample_shape(spec: TensorSpec, scan: Optional[_Scan]) -> tuple[Any, ...]:
-    """An output's shape without the batch axis, where the model has one."""
-    whole = scan is not None and scan.layout is not None and scan.layout.whole
-    return spec.shape if whole else spec.shape[1:]
-
-
-def _classes(spec: TensorSpec, scan: Optional[_Scan]) -> Optional[int]:
-    """How many classes an output scores: None if that isn't fixed, 0 if it scores none."""
-    dims = _sample_shape(spec, scan)
-    floating = spec.dtype in ("float16", "bfloat16", "float32", "float64")
-    if not floating or not dims or any(dim != 1 for dim in dims[1:]):
-        return 0
-    if not isinstance(dims[0], int):
-        return None
-    return dims[0] if dims[0] > 1 else 0
-
-
-def _picks(spec: TensorSpec, scan: Optional[_Scan]) -> bool:
-    """Whether an output is the class number itself, one per sample."""
-    return "int" in spec.dtype and all(dim == 1 for dim in _sample_shape(spec, scan))
-
-
-def _default_metric(model: ModelInfo, scan: Optional[_Scan]) -> str:
-    first = model.outputs[0]
-    scores = _classes(first, scan) != 0
-    labels = None if scan is None else scan.labels
-    if labels is not None and labels.per_sample == 1 and labels.integer:
-        if scores or _picks(first, scan):
-            return "top1"
-    elif labels is not None and labels.header.dtype.kind == "f":
-        return "mae"
-    return "agreement" if scores else "cosine"
-
-
-def _metric_problems(metric: Metric, model: ModelInfo, scan: Optional[_Scan]) -> list[Problem]:
-    """Whether the metric finds its output and labels that it can score."""
-    where = "--metric"
-    if metric.needs_labels and scan is not None and not scan.ref.labelled:
-        what = f'{metric.name} needs labels, and {scan.ref.source} has no "{LABELS}" array'
-        fix = "save them: np.savez(path, ..., labels=labels), or use --metric agreement or cosine"
-        return [Problem(where, what, fix)]
-    if metric.all_outputs:
-        return []
-    names = [spec.name for spec in model.outputs]
-    if metric.output is not None and metric.output not in names:
-        what = f'{metric.name}: the model has no output "{metric.output}"'
-        fix = datasets.suggest(metric.output, names) or f"its outputs are: {', '.join(names)}"
-        return [Problem(where, what, fix)]
-    output = model.outputs[names.index(metric.output) if metric.output is not None else 0]
-    return _score_problems(metric, output, scan)
-
-
-def _score_problems(metric: Metric, output: TensorSpec, scan: Optional[_Scan]) -> list[Problem]:
-    """Whether a built-in metric can score this output against these labels."""
-    base = metric.name.partition("@")[0]
-    picks = base == "top1" and _picks(output, scan)
-    if base in ("top1", "top5", "agreement") and not picks and _classes(output, scan) == 0:
-        what = f"{metric.name} needs class scores [batch, classes]; the output is {output}"
-        fix = f"name another output ({base}@output), or another metric"
-        return [Problem("--metric", what, fix)]
-    labels = None if scan is None else scan.labels
-    if scan is None or labels is None:
-        return []
-    place = f"--data: {Path(scan.ref.shards[0].path).name}: {LABELS}"
-    if base in ("top1", "top5"):
-        classes = None if picks else _classes(output, scan)
-        return _class_label_problems(metric.name, labels, classes, place)
-    if base in ("mae", "mse"):
-        return _value_label_problems(metric.name, labels, output, scan, place)
-    return []
-
-
-def _class_label_problems(
-    name: str, labels: _Labels, classes: Optional[int], place: str
-) -> list[Problem]:
-    header = labels.header
-    if not labels.integer:
-        what = f"dtype {header.kind}; {name} needs integers, the class of each sample"
-        numeric = header.dtype.kind == "f"
-        fix = "labels.astype(np.int64)" if numeric else "save each label's class number"
-        return [Problem(place, what, fix)]
-    if labels.per_sample != 1:
-        what = f"{labels.per_sample} values per sample; {name} needs one, the sample's class"
-        return [Problem(place, what, "from one-hot labels: labels.argmax(axis=1)")]
-    low, high = int(labels.smallest), int(labels.largest)
-    if low >= 0 and (classes is None or high < classes):
-        return []
-    expected = "0 and up" if classes is None else f"0..{classes - 1}, the model's {classes} classes"
-    what = f"labels {low}..{high}; expected {expected}"
-    shifted = low == 1 and high == classes
-    fix = "labels - 1" if shifted else "save class numbers in the order of the model's output"
-    return [Problem(place, what, fix)]
-
-
-def _value_label_problems(
-    name: str, labels: _Labels, output: TensorSpec, scan: _Scan, place: str
-) -> list[Problem]:
-    header = labels.header
-    if header.dtype.kind not in "iubf":
-        what = f"dtype {header.kind}; {name} needs numbers"
-        return [Problem(place, what, "labels.astype(np.float32)")]
-    if labels.not_finite is not None:
-        what = f"NaN or infinity, first in sample {labels.not_finite}"
-        return [Problem(place, what, "mend or leave out those samples: np.isfinite(labels)")]
-    dims = _sample_shape(output, scan)
-    if all(isinstance(dim, int) for dim in dims):
-        values = int(np.prod(dims, dtype=np.int64))
-        if values != labels.per_sample:
-            what = f"{labels.per_sample} values per sample; the output {output} has {values}"
-            fix = f"save labels of the output's shape, or name the output: {name}@output"
-            return [Problem(place, what, fix)]
     return []
 
 
