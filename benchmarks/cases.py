@@ -66,10 +66,10 @@ def make_filetypes(folder: Path) -> None:
 
 
 def make_ocr(folder: Path) -> None:
-    """As examples/ocr; its metric finds the characters through OCR_CHARACTERS."""
+    """As examples/ocr."""
     example("ocr").make(folder, SAMPLES["ocr"], 0)
     limits = ("[measure]", "calibration_samples = 32", "validation_samples = 300")
-    metric = 'metric = "examples.ocr.cer:score"'
+    metric = 'metric = "cer(alphabet=characters.txt)"'
     write_config(folder, "PP-OCRv6_rec_small.onnx", "ocr.npz", metric, *limits)
 
 

@@ -137,7 +137,11 @@ def sweep(
     ] = None,
     calibration: Annotated[str | None, typer.Option(help="Data for calibration only.")] = None,
     metric: Annotated[
-        str | None, typer.Option(help="top1, top5, mae, mse, agreement, cosine or module:function.")
+        str | None,
+        typer.Option(
+            help="A metric, such as top1, mae@output or 'f1(average=micro)', or module:function; "
+            "docs/metrics.md lists them."
+        ),
     ] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="A sweep.toml.")] = None,
     devices_file: DevicesFile = None,

@@ -58,6 +58,7 @@ from harness.datasets import is_function
 from harness.errors import InputError, Problem
 from harness.host import Host
 from harness.images import CHANNELS, INTERPOLATIONS, LAYOUTS, Preprocessing
+from harness.metrics import anchored
 from harness.types import Precision
 from harness.variants import Wishes
 
@@ -650,6 +651,8 @@ def _anchored(config: SweepConfig, folder: Path, given: set[KeyPath]) -> SweepCo
         in_file = key in config.model_fields_set and (key,) not in given
         if in_file and not (key in {"data", "calibration"} and is_function(text)):
             changed[key] = _resolved(text, folder)
+    if config.metric is not None and ("metric",) not in given:
+        changed["metric"] = anchored(config.metric, str(folder))
     own = {name: path for name, path in config.python.items() if ("python", name) not in given}
     changed["python"] = {**config.python, **_interpreters(own, folder)}
     if config.images is not None and isinstance(config.images.classes, str):

@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -41,26 +40,11 @@ FILETYPES = Case("filetypes", "magika", "magika.onnx", ("--per-class", "12"), 0.
 OCR = Case("ocr", "rapidocr", "PP-OCRv6_rec_small.onnx", ("--samples", "48"), 0.5)
 
 
-def load_example(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), ROOT / f"{path}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run Python in a folder of its own; what a tool leaves behind stays out of the repository."""
     cwd = folder / "cwd"
     cwd.mkdir(exist_ok=True)
-    env = {
-        **os.environ,
-        "ENGINEPICK_CACHE": str(folder / "cache"),
-        "OCR_CHARACTERS": str(folder / "data" / "characters.txt"),
-        "PYTHONPATH": str(ROOT),  # where examples.ocr.cer is
-    }
+    env = {**os.environ, "ENGINEPICK_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, check=False
     )
@@ -198,7 +182,8 @@ class TestSweep:
         assert len(own) == 1
         assert own[0].status is Status.OK, own[0].reason
         assert own[0].value == pytest.approx(alone[backend], abs=1e-9)  # as printed
-        assert 0.85 < alone[backend] < 1  # of a model that works, on data that aren't trivial
+        right = alone[backend] if own[0].higher_is_better else 1 - alone[backend]
+        assert 0.85 < right < 1  # of a model that works, on data that aren't trivial
 
     def test_int8_engines_run_int8(self, swept: Swept) -> None:
         records = accuracies(swept, Precision.INT8)
@@ -283,55 +268,3 @@ class TestOcr:
         )
         assert again.returncode == 0, again.stderr
         assert (tmp_path / "ocr.npz").read_bytes() == (ocr.data / "ocr.npz").read_bytes()
-
-
-class TestErrorRate:
-    """The metric itself: quick, and without any package."""
-
-    cer = load_example("examples/ocr/cer")
-
-    @pytest.mark.parametrize(
-        ("read", "text", "expected"),
-        [
-            ("", "", 0.0),
-            ("abc", "abc", 0.0),
-            ("", "abc", 1.0),
-            ("abcdef", "abc", 1.0),
-            ("sitting", "kitten", 3 / 6),
-            ("ab", "ba", 1.0),
-            ("xabc", "abc", 1 / 3),
-            ("ac", "abc", 1 / 3),
-            ("abcdefgh", "a", 7.0),
-        ],
-    )
-    def test_known_distances(self, read: str, text: str, expected: float) -> None:
-        assert self.cer.error_rate(read, text) == pytest.approx(expected)
-
-    def test_repeats_are_one_and_blanks_part_them(self) -> None:
-        known = ("", "a", "b")
-        assert self.cer.decode([0, 1, 1, 0, 1, 2, 2, 0], known) == "aab"
-        assert self.cer.decode([0, 0], known) == ""
-        assert self.cer.decode([1], known) == "a"
-
-    def test_scores_are_one_a_line_and_never_negative(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "characters.txt").write_text("\na\nb\n \n", encoding="utf-8")
-        monkeypatch.setenv("OCR_CHARACTERS", str(tmp_path / "characters.txt"))
-        self.cer.characters.cache_clear()
-        output = np.zeros((3, 4, 4), dtype=np.float32)
-        for sample, classes in enumerate([(1, 3, 2, 0), (1, 0, 1, 2), (0, 0, 0, 0)]):
-            output[sample, range(4), classes] = 1
-        scores = self.cer.score({"out": output}, np.array(["a b", "b", "ab"]))
-        self.cer.characters.cache_clear()
-        assert scores.tolist() == [1.0, 0.0, 0.0]
-
-    def test_other_number_of_classes_is_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "characters.txt").write_text("\na\n", encoding="utf-8")
-        monkeypatch.setenv("OCR_CHARACTERS", str(tmp_path / "characters.txt"))
-        self.cer.characters.cache_clear()
-        with pytest.raises(ValueError, match=r"columns, 2\], found \[1, 4, 5\]"):
-            self.cer.score({"out": np.zeros((1, 4, 5))}, np.array(["a"]))
-        self.cer.characters.cache_clear()
