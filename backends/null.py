@@ -136,6 +136,7 @@ class Null:
             Offer(Precision.INT8_DYNAMIC, "source"),
         ),
         install="pip install enginepick",
+        simulated=True,
     )
 
     def probe(self) -> Probe:
@@ -202,7 +203,7 @@ class NullSession:
     @property
     def executed(self) -> Optional[Executed]:
         """What was asked, unless the behaviour says otherwise."""
-        asked = self._content["precision"].replace("int8-dynamic", "int8")
+        asked = Precision(self._content["precision"]).runs_as
         precision = self._behaviour.executed or asked
         if precision == "none":
             return None
@@ -232,7 +233,7 @@ class NullSession:
         self._runs += 1
         self._results = project(self._content, self._feed)
         if self._behaviour.nondeterministic:
-            factor = 1 + 0.1 * random.random()
+            factor = 1 + 0.1 * self._runs
             self._results = {name: value * factor for name, value in self._results.items()}
         while time.perf_counter() < end:
             pass

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.certificates import Drop, paired_drop
 from harness.errors import StoreError
 from harness.evidence import Evidence, Look, final_looks, plan_looks
 from harness.gpu import POWER_CAP
@@ -26,12 +27,7 @@ from harness.record import (
     RunRecord,
     Slice,
 )
-from harness.stats import (
-    Drop,
-    Interval,
-    geometric_interval,
-    paired_drop,
-)
+from harness.stats import Interval, geometric_interval
 from harness.store import Results
 from harness.sustained import Sustained, last_stretch, sustained
 from harness.tails import Tail, tail
@@ -130,8 +126,8 @@ def analyse(results: Results, *, under_way: bool = False) -> Analysis:
     index = _Index(results)
     why = results.end.why if results.end else "interrupted"
     cut = not under_way and (why == "budget" or (why != "done" and not _was_decided(results)))
-    comparisons = gather(run, index.paired, cut=cut)
-    summaries = tuple(_summarise(each, index, comparisons) for each in run.candidates)
+    comparisons = gather(results, index.paired, cut=cut)
+    summaries = tuple(_summarise(each, index, comparisons) for each in results.candidates)
     skipped = tuple(
         Summary(skip.candidate, skip.status, skip.reason, skip.fix) for skip in run.skips
     )
@@ -233,15 +229,15 @@ CALL_BOUND_NS = 100_000
 
 
 def gather(
-    run: RunRecord, paired: Sequence[LaunchRecord], *, cut: bool
+    results: Results, paired: Sequence[LaunchRecord], *, cut: bool
 ) -> dict[Scenario, Evidence]:
     """The launches of finished rounds, as evidence for each scenario that was measured.
 
     cut: the budget or the user ended the run, whatever its data, so that the last look may spend
     what is left of the error.
     """
-    fixed = run.config.get("measure", {}).get("rounds")
-    scenarios = {each.id: each.settings.scenario for each in run.candidates}
+    fixed = results.run.config.get("measure", {}).get("rounds")
+    scenarios = {each.id: each.settings.scenario for each in results.candidates}
     found = {}
     for scenario in Scenario:
         own = [each for each in paired if scenarios.get(each.candidate) is scenario]
@@ -296,13 +292,14 @@ class _Index:
             if each.ok and each.scores is not None
         }
         self._judged = {each.candidate: each for each in results.accuracies}
-        known = {each.id: each for each in results.run.candidates}
+        known = {each.id: each for each in results.candidates}
         self._shared = {
             known[each.candidate].accuracy_key: each
             for each in results.accuracies
             if each.ok and each.candidate in known
         }
-        self.baseline = known.get(results.run.baseline or "")
+        reference = results.run.reference
+        self.references = {results.run.baseline, reference.id if reference else None}
 
     def accuracy(self, candidate: Candidate) -> AccuracyRecord | None:
         """The candidate's own accuracy pass, or the good one that it shares with others."""
@@ -436,7 +433,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 def accuracy_scores(results: Results) -> dict[str, Array]:
     """By candidate id: the metric of each validation sample, of its own pass or a shared one."""
     index = _Index(results)
-    judged = {each.id: index.accuracy(each) for each in results.run.candidates}
+    judged = {each.id: index.accuracy(each) for each in results.candidates}
     return {
         name: index.scores[each.candidate]
         for name, each in judged.items()
@@ -445,14 +442,15 @@ def accuracy_scores(results: Results) -> dict[str, Array]:
 
 
 def _drop(candidate: Candidate, judged: AccuracyRecord | None, index: _Index) -> Drop | None:
-    if judged is None or index.baseline is None or judged.candidate not in index.scores:
+    if judged is None or judged.candidate not in index.scores:
         return None
-    if candidate == index.baseline:  # by definition
-        return Drop(0.0, 0.0, 0.0, judged.samples)
-    reference = index.accuracy(index.baseline)
-    if reference is None or reference.candidate not in index.scores:
+    if judged.reference is None:  # the reference itself, or there was none to compare with
+        is_reference = judged.candidate in index.references
+        return Drop(0.0, 0.0, 0.0, judged.samples) if is_reference else None
+    if judged.reference not in index.scores:
         return None
-    ours, theirs = index.scores[judged.candidate], index.scores[reference.candidate]
+    ours, theirs = index.scores[judged.candidate], index.scores[judged.reference]
+    theirs = theirs[: len(ours)]  # a pass that ended early has the first samples only
     if ours.shape != theirs.shape or not ours.size:
         return None
     return paired_drop(theirs, ours, higher_is_better=judged.higher_is_better)

@@ -1,7 +1,7 @@
 """One accuracy pass per engine and batch size, before anything is timed.
 
-The fp32 baseline comes first: the others' outputs are compared with its own. What can't be right,
-or isn't what was asked for, is out here and never timed.
+The reference comes first, and is kept from run to run: the others' outputs and scores are compared
+with its own. What can't be right, or isn't what was asked for, is out here and never timed.
 """
 
 from __future__ import annotations
@@ -12,137 +12,151 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from harness import jobs
+from harness.aggregates import value_of
 from harness.cache import Cache, Entry, key_of
 from harness.measure import process
-from harness.record import AccuracyRecord, Agreement
+from harness.measure.accuracy import FIXED_FILE, REFERENCE_FILE, SCORES_FILE
+from harness.record import AccuracyRecord, Agreement, from_json, to_json
 from harness.runner import Entrant, open_job, silently_replaced
-from harness.setup import Setup
+from harness.setup import Setup, ask_parent_side
 from harness.store import Store
 from harness.types import Candidate, Engine, Stage, Status
 
-FIXED_FILE = "fixed.zip"
-REFERENCE_FILE = "reference.zip"
+Array = np.ndarray[Any, Any]
+Engines = Mapping[tuple[str, str, str, str], tuple[Engine, str]]
+"""By the candidates' engine key: the engine and its address in the cache."""
+
+CROSS_CHECK_S = 60.0
+"""What onnx's reference evaluator, which is slow, may take for a few samples."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged: the metric, the baseline that is the reference, and where it runs."""
+    """What is judged: by which metric, against which candidate, on which host.
+
+    references: the first of them that passes is what the others are compared with. limit: the
+    largest drop that is allowed; a pass ends early once that is exceeded, or decided, as ``stop``
+    says.
+    """
 
     metric: str
     labelled: bool
-    baseline: str | None
+    references: tuple[Candidate, ...]
     host_fingerprint: str
+    limit: float | None = None
+    stop: Literal["never", "refused", "decided"] = "never"
 
 
-class Judging:
-    """Judges candidates and keeps the records.
+@dataclass(frozen=True)
+class Reference:
+    """What the others are compared with: a candidate's id, and the folder that its pass left."""
 
-    engines: by the candidates' engine key, the engine and its address in the cache. earlier: the
-    records of an interrupted part of the run; these passes are not repeated.
+    candidate: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One pass: its record, the scores per sample (None if there are none), and what it left.
+
+    entry: in the cache; None when the candidate is out.
     """
 
-    def __init__(
-        self,
-        setup: Setup,
-        subject: Subject,
-        cache: Cache,
-        store: Store,
-        *,
-        engines: Mapping[tuple[str, str, str, str], tuple[Engine, str]],
-        earlier: Iterable[AccuracyRecord] = (),
-    ) -> None:
+    record: AccuracyRecord
+    scores: Array | None = None
+    entry: Entry | None = None
+
+
+class Judge:
+    """Runs accuracy passes of a setup's engines on some samples."""
+
+    def __init__(self, setup: Setup, subject: Subject, cache: Cache, samples: jobs.Samples) -> None:
         self._setup = setup
         self._subject = subject
         self._cache = cache
-        self._store = store
-        self._engines = engines
-        self._known = {record.candidate: record for record in earlier}
+        self._samples = samples
 
-    def all(
-        self, candidates: Sequence[Candidate], show: Callable[[int, int, str], None]
-    ) -> list[Entrant]:
-        """Judge those that have an engine; the ones that may be timed."""
-        usable = [each for each in candidates if each.engine_key in self._engines]
-        usable.sort(key=lambda each: each.id != self._subject.baseline)
-        judged: dict[tuple[Any, ...], tuple[Entry, int]] = {}
-        reference: Entry | None = None
-        entrants = []
-        for done, candidate in enumerate(usable):
-            entry = judged.get(candidate.accuracy_key)
-            if entry is None:
-                show(done, len(usable), " ".join(candidate.engine_key[:3]))
-                entry = self._judge(candidate, reference)
-            if entry is None:  # its own settings may be the reason: the next may do better
-                continue
-            judged[candidate.accuracy_key] = entry
-            if candidate.id == self._subject.baseline:
-                reference = entry[0]
-            engine, _ = self._engines[candidate.engine_key]
-            fixed = str(entry[0].folder / FIXED_FILE)
-            entrants.append(Entrant(candidate, engine, fixed, entry[1]))
-        show(len(usable), len(usable), "done")
-        return entrants
-
-    def _judge(self, candidate: Candidate, reference: Entry | None) -> tuple[Entry, int] | None:
-        """One pass; None when the candidate is out."""
-        key = self._outputs_key(candidate)
-        known = self._known.get(candidate.id)
-        if known is not None:
-            if not known.ok:
-                return None
-            entry = self._cache.get("outputs", key)
-            if entry is not None:
-                return entry, known.peak_rss_bytes or 0
-        workdir = self._cache.workdir()
-        record, scores = self._ask(candidate, reference, workdir)
-        if known is None:
-            if scores is not None:
-                record = record.model_copy(update={"scores": self._store.block(scores)})
-            self._store.append(record)
-        if not record.ok:
-            shutil.rmtree(workdir, ignore_errors=True)
-            return None
-        return self._cache.put("outputs", key, workdir, {}), record.peak_rss_bytes or 0
-
-    def _outputs_key(self, candidate: Candidate) -> str:
-        samples = self._setup.validation
+    def key(self, candidate: Candidate, address: str) -> str:
+        """The address of what a pass leaves: it depends on all of these."""
         return key_of(
             {
-                "engine": self._engines[candidate.engine_key][1],
+                "engine": address,
                 "settings": candidate.settings.label(),
-                "data": (samples.data.sha256, samples.calibration, samples.seed, samples.limit),
+                "data": self._samples.key(),
+                "inputs": self._setup.fed,
                 "host": self._subject.host_fingerprint,
-                "reference": candidate.id == self._subject.baseline,
                 "metric": self._subject.metric,
             }
         )
 
+    def reference(self, candidate: Candidate, engine: Engine, address: str) -> Judged:
+        """The reference's own pass, or what is kept of it."""
+        key = self.key(candidate, address)
+        entry = self._cache.get("references", key)
+        if entry is not None:
+            kept = from_json(entry.meta["record"])
+            scores = np.load(entry.folder / SCORES_FILE)
+            return Judged(kept.model_copy(update={"at": datetime.now(UTC)}), scores, entry)
+        return self._pass(candidate, engine, None, "references", key)
+
+    def candidate(
+        self, candidate: Candidate, engine: Engine, address: str, reference: Reference | None
+    ) -> Judged:
+        """A candidate's pass, compared with the reference's."""
+        return self._pass(candidate, engine, reference, "outputs", self.key(candidate, address))
+
+    def _pass(
+        self,
+        candidate: Candidate,
+        engine: Engine,
+        reference: Reference | None,
+        kind: str,
+        key: str,
+    ) -> Judged:
+        workdir = self._cache.workdir()
+        record, scores = self._ask(candidate, engine, reference, workdir, keep=kind == "references")
+        if not record.ok or scores is None:
+            shutil.rmtree(workdir, ignore_errors=True)
+            return Judged(record, scores)
+        meta = {}
+        if kind == "references":
+            note = cross_check(self._setup, self._samples, workdir / REFERENCE_FILE)
+            record = record.model_copy(update={"notes": (*record.notes, note)})
+            meta = {"record": to_json(record)}
+        return Judged(record, scores, self._cache.put(kind, key, workdir, meta))
+
     def _ask(
-        self, candidate: Candidate, reference: Entry | None, workdir: Path
-    ) -> tuple[AccuracyRecord, np.ndarray[Any, Any] | None]:
+        self,
+        candidate: Candidate,
+        engine: Engine,
+        reference: Reference | None,
+        workdir: Path,
+        *,
+        keep: bool,
+    ) -> tuple[AccuracyRecord, Array | None]:
         """The record, and the scores per sample."""
         setup, subject = self._setup, self._subject
-        engine, _ = self._engines[candidate.engine_key]
-        fixed = str(workdir / FIXED_FILE)
-        is_reference = candidate.id == subject.baseline
         job = jobs.AccuracyJob(
-            samples=setup.validation,
-            inputs=setup.inputs,
+            samples=self._samples,
+            inputs=setup.fed,
             batch=candidate.settings.batch,
             metric=subject.metric,
-            reference=str(reference.folder / REFERENCE_FILE) if reference else None,
-            keep=str(workdir / REFERENCE_FILE) if is_reference else None,
-            fixed=fixed,
+            reference=str(reference.folder) if reference else None,
+            out=str(workdir),
+            keep=keep,
+            limit=subject.limit,
+            stop=subject.stop,
         )
         # Samples may take a second each, beside what any step may take.
-        timeout_s = setup.timeout_s + len(setup.validation.indices())
+        timeout_s = setup.timeout_s + len(self._samples.indices())
         answer: jobs.Opened | jobs.Judged | jobs.Refused
         with setup.child(candidate.backend) as child:
+            fixed = str(workdir / FIXED_FILE)
             opening = open_job(setup, Entrant(candidate, engine, fixed, 0))
             answer = child.ask(opening, jobs.Opened, Stage.OPEN, setup.timeout_s)
             if isinstance(answer, jobs.Opened):
@@ -153,23 +167,38 @@ class Judging:
             candidate=candidate.id,
             metric=subject.metric,
             labelled=subject.labelled,
-            reference=None if is_reference else subject.baseline,
+            reference=reference.candidate if reference else None,
             peak_rss_bytes=peak,
         )
         if isinstance(answer, jobs.Judged):
-            scores = np.frombuffer(base64.b64decode(answer.scores), "<f8")
-            return _judged(record, candidate, answer), scores
+            rows = np.frombuffer(base64.b64decode(answer.scores), "<f8").reshape(-1, answer.width)
+            return _judged(record, candidate, answer, rows), rows
         assert isinstance(answer, jobs.Refused)
         return record.model_copy(update=answer.outcome()), None
 
 
-def _judged(record: AccuracyRecord, candidate: Candidate, judged: jobs.Judged) -> AccuracyRecord:
+def cross_check(setup: Setup, samples: jobs.Samples, kept: Path) -> str:
+    """What onnx's reference evaluator says of the first outputs that were kept, for the record."""
+    job = jobs.CrossCheckJob(setup.model, samples, setup.fed, str(kept), setup.sequences)
+    answer = ask_parent_side(job, jobs.CrossChecked, Stage.ACCURACY, CROSS_CHECK_S)
+    if isinstance(answer, jobs.Refused):
+        return f"not checked by onnx's reference evaluator: {answer.reason[:300]}"
+    return (
+        f"{'agrees with' if answer.agrees else 'DIFFERS FROM'} onnx's reference evaluator on"
+        f" {answer.samples} samples (largest difference {answer.worst:.2g} of the largest value)"
+    )
+
+
+def _judged(
+    record: AccuracyRecord, candidate: Candidate, judged: jobs.Judged, rows: Array
+) -> AccuracyRecord:
     problem = judged.problem or silently_replaced(candidate, judged.executed)
     update: dict[str, Any] = {
         "labelled": judged.labelled,
         "higher_is_better": judged.higher_is_better,
         "samples": judged.samples,
-        "value": judged.value,
+        "value": value_of(record.metric, rows),
+        "width": judged.width,
         "agreement": Agreement(
             samples=judged.compared,
             cosine_mean=judged.cosine_mean,
@@ -180,7 +209,100 @@ def _judged(record: AccuracyRecord, candidate: Candidate, judged: jobs.Judged) -
         ),
         "executed": judged.executed,
         "versions": judged.versions,
+        "stopped": judged.stopped,
     }
     if problem is not None:
         update |= {"status": Status.INVALID, "stage": Stage.ACCURACY, "reason": problem}
     return record.model_copy(update=update)
+
+
+class Judging:
+    """Judges a run's candidates on the validation samples, and keeps the records.
+
+    earlier: the records of an interrupted part of the run; these passes are not repeated.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        subject: Subject,
+        cache: Cache,
+        store: Store,
+        *,
+        engines: Engines,
+        earlier: Iterable[AccuracyRecord] = (),
+    ) -> None:
+        self._subject = subject
+        self._cache = cache
+        self._store = store
+        self._engines = dict(engines)
+        self._known = {record.candidate: record for record in earlier}
+        self._judge = Judge(setup, subject, cache, setup.validation)
+        self._passed: dict[tuple[Any, ...], tuple[Entry, int]] = {}
+        self._reference = self._find_reference()
+
+    def all(
+        self, candidates: Sequence[Candidate], show: Callable[[int, int, str], None]
+    ) -> list[Entrant]:
+        """Judge those that have an engine; the ones that may be timed."""
+        usable = [each for each in candidates if each.engine_key in self._engines]
+        entrants = []
+        for done, candidate in enumerate(usable):
+            if candidate.accuracy_key not in self._passed:
+                show(done, len(usable), " ".join(candidate.engine_key[:3]))
+            entrants += self.one(candidate)
+        show(len(usable), len(usable), "done")
+        return entrants
+
+    def one(self, candidate: Candidate, made: tuple[Engine, str] | None = None) -> list[Entrant]:
+        """Judge one candidate: an entrant, or none when it is out. made: a new engine."""
+        if made is not None:
+            self._engines[candidate.engine_key] = made
+        engine, address = self._engines[candidate.engine_key]
+        passed = self._passed.get(candidate.accuracy_key)
+        if passed is None:
+            passed = self._earlier(candidate, address) or self._new(candidate, engine, address)
+        if passed is None:  # its own settings may be the reason: the next may do better
+            return []
+        self._passed[candidate.accuracy_key] = passed
+        return [Entrant(candidate, engine, str(passed[0].folder / FIXED_FILE), passed[1])]
+
+    def _find_reference(self) -> Reference | None:
+        """The reference's pass, before all others; None where none of them passes."""
+        for each in self._subject.references:
+            known = self._known.get(each.id)
+            if each.engine_key not in self._engines or (known is not None and not known.ok):
+                continue
+            judged = self._judge.reference(each, *self._engines[each.engine_key])
+            if known is None:
+                self._keep(judged)
+            if judged.entry is not None:
+                peak = judged.record.peak_rss_bytes or 0
+                self._passed[each.accuracy_key] = (judged.entry, peak)
+                return Reference(each.id, judged.entry.folder)
+        return None
+
+    def _earlier(self, candidate: Candidate, address: str) -> tuple[Entry, int] | None:
+        known = self._known.get(candidate.id)
+        if known is None or not known.ok:
+            return None
+        entry = self._cache.get("outputs", self._judge.key(candidate, address))
+        return (entry, known.peak_rss_bytes or 0) if entry is not None else None
+
+    def _new(self, candidate: Candidate, engine: Engine, address: str) -> tuple[Entry, int] | None:
+        known = self._known.get(candidate.id)
+        if known is not None and not known.ok:
+            return None
+        judged = self._judge.candidate(candidate, engine, address, self._reference)
+        if known is None:
+            self._keep(judged)
+        if judged.entry is None:
+            return None
+        return judged.entry, judged.record.peak_rss_bytes or 0
+
+    def _keep(self, judged: Judged) -> None:
+        record = judged.record
+        if judged.scores is not None:
+            record = record.model_copy(update={"scores": self._store.block(judged.scores)})
+        self._store.append(record)
+        self._known[record.candidate] = record

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,6 +98,20 @@ def _plan_of(run: RunRecord) -> Plan:
     return Plan(run.candidates, tuple(skips), run.baseline)
 
 
+def subject_of(prepared: Prepared, candidates: Sequence[Candidate], baseline: str | None) -> Subject:
+    """What the accuracy passes of a run are asked; the baseline stands in for the reference."""
+    stand_in = [each for each in candidates if each.id == baseline]
+    reference = [prepared.reference] if prepared.reference else []
+    return Subject(
+        metric=prepared.checked.metric,
+        labelled=prepared.checked.data.labelled,
+        references=(*reference, *stand_in),
+        host_fingerprint=prepared.host.fingerprint(),
+        limit=prepared.config.constraints.max_accuracy_drop,
+        stop=prepared.config.measure.stop_early,
+    )
+
+
 def find_run(run: str, out: Path) -> Path:
     """A run by its file, or by its id anywhere below ``out``. Raises InputError."""
     if Path(run).is_file():
@@ -159,6 +173,7 @@ def head(prepared: Prepared) -> RunRecord:
             calibration_samples=len(setup.calibration.indices()) if setup.calibration else 0,
             validation_samples=len(setup.validation.indices()),
             seed=config.seed,
+            notes=checked.warnings,
         ),
         host=prepared.host.to_dict(),
         host_fingerprint=prepared.host.fingerprint(),
@@ -169,6 +184,7 @@ def head(prepared: Prepared) -> RunRecord:
             for s in prepared.plan.skips
         ),
         baseline=prepared.plan.baseline,
+        reference=prepared.reference,
         config=config.to_dict(),
     )
 
@@ -233,7 +249,8 @@ class _Sweep:
         """Every engine that can be made, with its address in the cache."""
         builder = Builder(self._setup, self._cache)
         known = {engine_key(each) for each in self._earlier.builds} if self._earlier else set()
-        wanted = {each.engine_key: each for each in self._plan.candidates}
+        reference = [self._prepared.reference] if self._prepared.reference else []
+        wanted = {each.engine_key: each for each in (*reference, *self._plan.candidates)}
         engines = {}
         for done, (key, candidate) in enumerate(wanted.items()):
             self._listen(Event("build", done, len(wanted), " ".join(key[:3])))
@@ -247,15 +264,9 @@ class _Sweep:
 
     def _judge(self, engines: dict[EngineKey, tuple[Engine, str]]) -> list[Entrant]:
         """The candidates that may be timed."""
-        checked = self._prepared.checked
         judging = Judging(
             self._setup,
-            Subject(
-                metric=checked.metric,
-                labelled=checked.data.labelled,
-                baseline=self._plan.baseline,
-                host_fingerprint=self._prepared.host.fingerprint(),
-            ),
+            subject_of(self._prepared, self._plan.candidates, self._plan.baseline),
             self._cache,
             self._store,
             engines=engines,

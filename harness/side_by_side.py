@@ -23,9 +23,10 @@ from harness.config import Lab, SweepConfig
 from harness.errors import InputError, Problem
 from harness.evidence import SPENT
 from harness.hostlock import only_one
-from harness.judging import Judging, Subject
+from harness.judging import Judging
 from harness.prepare import Prepared, prepare
 from harness.record import EndRecord, RunRecord
+from harness.run import subject_of
 from harness.runner import Entrant, Runner, free_memory_bytes
 from harness.stats import Verdict
 from harness.store import Results, Store, read
@@ -118,18 +119,16 @@ class _Side:
     def entrants(self, wanted: Sequence[str], show: Show) -> dict[str, Entrant]:
         """By candidate id, tagged; those that can't be built or judged are left out."""
         setup, run = self.prepared.setup(), self._results.run
-        candidates = [each for each in run.candidates if each.id in wanted]
+        candidates = [each for each in self._results.candidates if each.id in wanted]
         builder, engines = Builder(setup, self._cache), {}
         baseline = [each for each in run.candidates if each.id == run.baseline]
-        for each in {c.engine_key: c for c in (*baseline, *candidates)}.values():
+        reference = [self.prepared.reference] if self.prepared.reference else []
+        for each in {c.engine_key: c for c in (*reference, *baseline, *candidates)}.values():
             show(0, 1, f"{self._tag}: building {each.label}")
             made = builder.make(each)
             if made.engine is not None:
                 engines[each.engine_key] = (made.engine, made.record.engine_key)
-        checked = self.prepared.checked
-        subject = Subject(
-            checked.metric, checked.data.labelled, run.baseline, self.prepared.host.fingerprint()
-        )
+        subject = subject_of(self.prepared, run.candidates, run.baseline)
         with Store(self._folder / "judged.jsonl") as store:
             judging = Judging(
                 setup,

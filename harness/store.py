@@ -23,6 +23,7 @@ import numpy as np
 from harness.errors import InputError, Problem, StoreError
 from harness.record import (
     AccuracyRecord,
+    AddRecord,
     Block,
     BuildRecord,
     DropRecord,
@@ -33,6 +34,7 @@ from harness.record import (
     from_json,
     to_json,
 )
+from harness.types import Candidate
 
 UINT32_MAX = 2**32 - 1
 
@@ -50,6 +52,12 @@ class Results:
     drops: tuple[DropRecord, ...]
     end: Optional[EndRecord]
     notes: tuple[str, ...] = ()
+    added: tuple[AddRecord, ...] = ()
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Those that were planned, and those that the run came up with."""
+        return (*self.run.candidates, *(each.candidate for each in self.added))
 
     def numbers(self, block: Block) -> np.ndarray[Any, Any]:
         """The numbers of a block, shape [count]. Raises StoreError if they are damaged."""
@@ -105,6 +113,7 @@ def _results(path: Path, records: list[Any], notes: Iterable[str]) -> Results:
         drops=_only(records, DropRecord),
         end=ends[-1] if ends and records[-1] is ends[-1] else None,
         notes=tuple(notes),
+        added=_only(records, AddRecord),
     )
 
 

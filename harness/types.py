@@ -29,6 +29,13 @@ class Precision(_Text):
     BF16 = "bf16"
     INT8 = "int8"
     INT8_DYNAMIC = "int8-dynamic"
+    INT8_WEIGHTS = "int8-weights"
+    INT4_WEIGHTS = "int4-weights"
+
+    @property
+    def runs_as(self) -> str:
+        """What :class:`Executed` calls it: int8 products are int8, statically scaled or not."""
+        return "int8" if self is Precision.INT8_DYNAMIC else self.value
 
 
 class Status(_Text):
@@ -155,7 +162,7 @@ class Candidate:
     @property
     def label(self) -> str:
         """How people name it: backend, precision, and the recipe where that tells something."""
-        plain = self.recipe in ("source", "dynamic", str(self.precision))
+        plain = self.recipe in ("source", "dynamic", "weights", str(self.precision))
         name = f"{self.backend} {self.precision}"
         return name if plain else f"{name} ({self.recipe})"
 
@@ -165,9 +172,9 @@ class Candidate:
         return (self.backend, str(self.precision), self.recipe, self.device)
 
     @property
-    def accuracy_key(self) -> tuple[str, str, str, str, int]:
-        """Candidates that share it share one accuracy pass."""
-        return (*self.engine_key, self.settings.batch)
+    def accuracy_key(self) -> tuple[str, str, str, str, int, tuple[tuple[str, str], ...]]:
+        """Candidates that share it share one accuracy pass: options may change the arithmetic."""
+        return (*self.engine_key, self.settings.batch, self.settings.options)
 
 
 @dataclass(frozen=True)

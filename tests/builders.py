@@ -155,12 +155,14 @@ def build(who: Candidate, **changes: Any) -> BuildRecord:
 def accuracy(
     store: Store, who: Candidate, scores: np.ndarray[Any, Any] | None, **changes: Any
 ) -> AccuracyRecord:
-    """An accuracy pass with these scores per sample; None: it has none."""
+    """An accuracy pass with these scores per sample; None: it has none. "a" is the reference."""
+    reference = candidate("a").id
     values = {
         "at": NOW,
         "candidate": who.id,
         "metric": "top1",
         "labelled": True,
+        "reference": None if who.id == reference else reference,
         "samples": 0 if scores is None else len(scores),
         "value": float(scores.mean()) if scores is not None and scores.size else None,
         "scores": None if scores is None else store.block(scores),

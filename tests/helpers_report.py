@@ -142,16 +142,17 @@ def make_results(  # noqa: C901 - one run, in the order of its records
     path = folder / target / f"{model}-20260504-093000-ab12.jsonl"
     candidates = [_candidate(each, scenario) for each in cast]
     with Store(path) as store:
-        store.append(
-            _head(
-                candidates, samples, labelled, metric, scenario, target, model, skips, rounds, path
-            )
+        head = _head(
+            candidates, samples, labelled, metric, scenario, target, model, skips, rounds, path
         )
+        store.append(head)
         for role, candidate in zip(cast, candidates, strict=True):
             store.append(_build(role, candidate))
         for role, candidate in zip(cast, candidates, strict=True):
             if role.stage is not Stage.BUILD:
-                store.append(_accuracy(store, role, candidate, samples, labelled, metric))
+                judged = _accuracy(store, role, candidate, samples, labelled, metric)
+                reference = None if candidate.id == head.baseline else head.baseline
+                store.append(judged.model_copy(update={"reference": reference}))
         for number in range(rounds):
             floor = replace(cast[0], precision=Precision.FP32, time_us=4.1, recipe=FLOOR)
             quiet = np.random.default_rng(number)
@@ -413,7 +414,6 @@ def _accuracy(
         metric=metric,
         higher_is_better=not lower,
         labelled=labelled,
-        reference="onnxruntime/fp32/source/cpu/threads=2",
         samples=samples,
         value=float(scores.mean()),
         scores=store.block(scores),

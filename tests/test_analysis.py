@@ -354,14 +354,14 @@ def test_the_baseline_drops_by_nothing(tmp_path):
     assert (drop.value, drop.low, drop.high, drop.samples) == (0.0, 0.0, 0.0, 5)
 
 
-@pytest.mark.parametrize("case", ["no baseline", "not judged", "other samples", "no samples"])
+@pytest.mark.parametrize("case", ["no reference", "not judged", "other samples", "no samples"])
 def test_without_a_fair_reference_there_is_no_drop(tmp_path, case):
     own = right(0) if case == "no samples" else right(10)
     base = {"other samples": right(9), "no samples": right(0)}.get(case, right(10))
     records = [
-        head([BASE, OTHER], baseline=None if case == "no baseline" else BASE.id),
+        head([BASE, OTHER]),
         *([] if case == "not judged" else [lambda s: accuracy(s, BASE, base)]),
-        lambda s: accuracy(s, OTHER, own),
+        lambda s: accuracy(s, OTHER, own, **({"reference": None} if case == "no reference" else {})),
     ]
     assert analyse(write(tmp_path, records)).summary(OTHER.id).drop is None
 

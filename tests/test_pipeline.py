@@ -83,15 +83,15 @@ def test_calibration_and_validation_samples_are_disjoint_and_counted(tmp_path):
         ("exception", "memory", Status.OUT_OF_MEMORY, Stage.OPEN),
         ("exception", "unsupported", Status.UNSUPPORTED, Stage.OPEN),
         ("hang_at", "run", Status.TIMEOUT, Stage.OPEN),
-        ("wrong_output", "true", Status.INVALID, Stage.MEASURE),
-        ("executed", "bf16", Status.INVALID, Stage.MEASURE),
-        ("executed_device", "gpu:0", Status.INVALID, Stage.MEASURE),
+        ("nondeterministic", "true", Status.INVALID, Stage.MEASURE),
+        ("executed", "bf16", Status.INVALID, Stage.ACCURACY),
+        ("executed_device", "gpu:0", Status.INVALID, Stage.ACCURACY),
     ],
 )
 def test_a_fault_in_a_launch_is_a_record_and_the_sweep_goes_on(
     tmp_path, option, value, status, stage
 ):
-    options = {option: ["false" if option == "wrong_output" else "", value]}
+    options = {option: ["false" if option == "nondeterministic" else "", value]}
     if option == "exception":
         options = {"exception": ["runtime", value], "fail_at": ["open"]}
     results = run(tmp_path, options=options, measure={"timeout_s": 8.0})

@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import base64
 import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
-from harness import jobs, metrics
-from harness.backend import Session
+from harness import jobs, metrics, stateful
+from harness.backend import Feed, Session
 from harness.datasets import Dataset
+from harness.evalues import Watch
+from harness.stateful import StatefulSession
 
 Array = np.ndarray[Any, Any]
 
 
 KEPT_BYTES = 256 * 2**20
 """Of the reference's outputs, where labels decide: the first samples then tell of agreement."""
+
+FIXED_FILE = "fixed.zip"
+REFERENCE_FILE = "reference.zip"
+SCORES_FILE = "scores.npy"
+"""What a pass leaves in its folder: one output, the reference's outputs, and its scores."""
 
 
 class OutputFile:
@@ -83,45 +93,119 @@ def judge(session: Session, job: jobs.AccuracyJob) -> jobs.Judged:
     metric = metrics.get(job.metric)
     layout = data.layout(job.inputs, job.batch)
     sanity, comparer = metrics.Sanity(metric.output), metrics.Comparer()
-    indices = job.samples.indices()
+    stages = job.samples.stages()
+    indices = [number for stage in stages for number in stage]
     labels = data.labels(indices) if metric.needs_labels else None
-    scores: list[Array] = []
+    if labels is not None:
+        metric = metric.prepare(labels)
+    sequences = isinstance(session, StatefulSession)
+    each, score = (stateful.by_step, stateful.rows) if sequences else (dict, metrics.Metric.rows)
+    rows: list[Array] = []
+    stopping = _Stopping(job, metric)
     done = kept_bytes = 0
     with ExitStack() as stack:
-        fixed = stack.enter_context(OutputFile(job.fixed, "w"))
-        keep = stack.enter_context(OutputFile(job.keep, "w")) if job.keep else None
-        others = stack.enter_context(OutputFile(job.reference)) if job.reference else None
-        for number, (feed, chosen) in enumerate(data.feeds(job.inputs, indices, job.batch)):
-            session.bind(feed)
-            session.run()
-            raw = {name: np.array(value) for name, value in session.fetch().items()}
+        out, given = Path(job.out), Path(job.reference) if job.reference else None
+        fixed = stack.enter_context(OutputFile(str(out / FIXED_FILE), "w"))
+        keep = stack.enter_context(OutputFile(str(out / REFERENCE_FILE), "w")) if job.keep else None
+        others = stack.enter_context(OutputFile(str(given / REFERENCE_FILE))) if given else None
+        for feed, chosen in stopping.feeds(data, stages, rows):
+            raws = _forward(session, feed)
             fed = layout.size if layout.fixed else len(chosen)
-            outputs = metrics.by_sample(raw, fed, len(chosen), batched=not layout.whole)
-            if number == 0:
-                fixed.write(number, raw)
+            steps = [
+                metrics.by_sample(raw, fed, len(chosen), batched=not layout.whole) for raw in raws
+            ]
+            outputs = stateful.by_sequence(steps) if sequences else steps[0]
+            if not done:
+                fixed.write(0, raws[0])
             if keep is not None and (labels is None or kept_bytes < KEPT_BYTES):
                 keep.write_samples(done, outputs, len(chosen))
                 kept_bytes += sum(array.nbytes for array in outputs.values())
             reference = outputs if others is None else others.read_samples(done, len(chosen))
-            sanity.add(outputs)
+            sanity.add(each(outputs))
             if reference:  # outputs that can't be told apart by sample are left out of a batch
-                comparer.add(outputs, {name: reference[name] for name in outputs})
+                comparer.add(each(outputs), each({name: reference[name] for name in outputs}))
             truth = reference if labels is None else labels[done : done + len(chosen)]
-            scores.append(metric.scores(outputs, truth))
+            rows.append(score(metric, outputs, truth))
             done += len(chosen)
-    return _judged(metric, scores, comparer.result(), sanity.result())
+    if job.keep:
+        np.save(out / SCORES_FILE, metrics.join(rows))
+    judged = _judged(metric, rows, comparer.result(), sanity.result())
+    return replace(judged, stopped=stopping.why)
+
+
+def _forward(session: Session, feed: Feed) -> list[dict[str, Array]]:
+    """A copy of the outputs of each step: of one, but for a stateful model's."""
+    if isinstance(session, StatefulSession):
+        return session.through(feed)
+    session.bind(feed)
+    session.run()
+    return [{name: np.array(value) for name, value in session.fetch().items()}]
+
+
+class _Stopping:
+    """Ends a pass between two stages once its question is answered.
+
+    why: the answer, and after how many samples; None while there is none.
+    """
+
+    def __init__(self, job: jobs.AccuracyJob, metric: metrics.Metric) -> None:
+        self.why: Optional[str] = None
+        self._job = job
+        self._metric = metric
+        self._watch: Optional[Watch] = None
+        self._theirs = np.empty(0)
+        if job.stop != "never" and job.reference and job.limit is not None and not metric.whole:
+            self._theirs = np.load(Path(job.reference) / SCORES_FILE)[:, 0]
+            scale = _scale(self._theirs, higher_is_better=metric.higher_is_better)
+            self._watch = Watch(job.limit, metric.higher_is_better, scale=scale)
+
+    def feeds(
+        self, data: Dataset, stages: Sequence[Sequence[int]], rows: Sequence[Array]
+    ) -> Iterator[tuple[Feed, Array]]:
+        """Yield (feed, sample numbers), stage by stage. rows: the caller's, so far."""
+        total, seen = sum(map(len, stages)), 0
+        for stage in stages:
+            yield from data.feeds(self._job.inputs, stage, self._job.batch)
+            if self._watch is not None and rows:
+                new = metrics.join(rows)[seen:, 0]
+                self._watch.add(self._theirs[seen : seen + len(new)], new)
+                seen += len(new)
+                self.why = self._answer(seen, total) if seen < total else None
+                if self.why is not None:
+                    return
+
+    def _answer(self, seen: int, total: int) -> Optional[str]:
+        watch = self._watch
+        if watch is not None and watch.refused:
+            return f"refused after {seen} of {total} samples"
+        if watch is not None and watch.certified and self._job.stop == "decided":
+            return f"certified after {seen} of {total} samples"
+        return None
+
+
+def _scale(theirs: Array, *, higher_is_better: bool) -> Optional[float]:
+    """How much a sample's score can change, as far as the reference's scores tell; None: unknown.
+
+    Scores within 0 and 1 are taken to stay there; an error of 0 or more can shrink by no more than
+    there is. A score that breaks this is seen, and nothing is concluded then.
+    """
+    if not theirs.size or not np.isfinite(theirs).all() or theirs.min() < 0:
+        return None
+    if theirs.max() <= 1:
+        return 1.0
+    return None if higher_is_better else float(theirs.max())
 
 
 def _judged(
     metric: metrics.Metric,
-    scores: list[Array],
+    rows: list[Array],
     compared: metrics.Comparison,
     problem: Optional[str],
 ) -> jobs.Judged:
-    joined = np.concatenate(scores) if scores else np.empty(0)
+    joined = metrics.join(rows)
     return jobs.Judged(
-        samples=joined.size,
-        value=float(joined.mean()) if joined.size else None,
+        samples=len(joined),
+        width=joined.shape[1],
         labelled=metric.needs_labels,
         higher_is_better=metric.higher_is_better,
         scores=base64.b64encode(joined.astype("<f8").tobytes()).decode("ascii"),

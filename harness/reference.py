@@ -1,0 +1,99 @@
+"""The fp32 reference: what every candidate's outputs and scores are compared with.
+
+ONNX Runtime computes it on the CPU without any graph optimisation, once; it is kept from run to
+run. A second, unrelated implementation, onnx's own reference evaluator, checks the first outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from harness import jobs, metrics, stateful
+from harness.backend import Feed
+from harness.datasets import Dataset
+from harness.errors import UnsupportedError
+from harness.measure.accuracy import OutputFile
+from harness.plan import REFERENCE_BACKEND
+from harness.stateful import Sequences
+from harness.types import Candidate, Precision, Settings
+
+Array = np.ndarray[Any, Any]
+
+CHECKED_SAMPLES = 3
+AGREES = 1e-3
+"""Of an output's largest value: float32 in another order of operations stays far below it."""
+LARGEST_BYTES = 500_000_000
+"""Of a model that is checked: the evaluator is plain numpy, and holds every intermediate value."""
+
+
+def reference_candidate(threads: int) -> Candidate:
+    """The settings of the reference. It is judged like a candidate, and never timed."""
+    settings = Settings(threads=threads, options=(("graph-optimization", "disabled"),))
+    return Candidate(REFERENCE_BACKEND, Precision.FP32, "source", "cpu", settings)
+
+
+def cross_check(job: jobs.CrossCheckJob) -> jobs.CrossChecked:
+    """Run the first samples through onnx's reference evaluator.
+
+    Raises UnsupportedError for a model that is too large for it, and whatever it raises itself.
+    """
+    from pathlib import Path
+
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    if Path(job.model).stat().st_size > LARGEST_BYTES:
+        raise UnsupportedError("the model is too large for it")
+    evaluator = ReferenceEvaluator(onnx.load(job.model))
+    names = list(evaluator.output_names)
+
+    def run(feed: Feed) -> dict[str, Array]:
+        return dict(zip(names, evaluator.run(None, dict(feed)), strict=True))
+
+    data = Dataset(job.samples.data)
+    layout = data.layout(job.inputs)
+    done, worst = 0, 0.0
+    with OutputFile(job.kept) as kept:
+        for feed, chosen in data.feeds(job.inputs, job.samples.indices()[:CHECKED_SAMPLES]):
+            fed = layout.size if layout.fixed else len(chosen)
+            steps = [
+                metrics.by_sample(found, fed, len(chosen), batched=not layout.whole)
+                for found in _forward(run, feed, job.sequences)
+            ]
+            ours = stateful.by_sequence(steps) if job.sequences else steps[0]
+            worst = max(worst, difference(ours, kept.read_samples(done, len(chosen))))
+            done += len(chosen)
+    return jobs.CrossChecked(done, worst, worst <= AGREES)
+
+
+def _forward(
+    run: Callable[[Feed], dict[str, Array]], feed: Feed, sequences: Sequences | None
+) -> list[dict[str, Array]]:
+    """The outputs of each step: of one, but for a stateful model's."""
+    if sequences is None:
+        return [run(feed)]
+    return [outputs for _, outputs in stateful.through(run, sequences, feed)]
+
+
+def difference(ours: metrics.Outputs, theirs: metrics.Outputs) -> float:
+    """The largest difference, relative to each output's largest value; infinite for other shapes.
+
+    An infinity or NaN in the same place of both is no difference.
+    """
+    worst = 0.0
+    for name, value in theirs.items():
+        if name not in ours or ours[name].shape != value.shape:
+            return float("inf")
+        if value.dtype.kind not in "fiub":
+            worst = max(worst, 0.0 if np.array_equal(ours[name], value) else float("inf"))
+            continue
+        wide, got = value.astype(np.float64), np.asarray(ours[name]).astype(np.float64)
+        odd = ~np.isfinite(wide)
+        if not np.array_equal(wide[odd], got[odd], equal_nan=True):
+            return float("inf")
+        scale = float(np.abs(wide[~odd]).max(initial=0.0)) or 1.0
+        worst = max(worst, float(np.abs(got[~odd] - wide[~odd]).max(initial=0.0)) / scale)
+    return worst
