@@ -27,8 +27,10 @@ BY_PRECISION = (
     Precision.FP32,
     Precision.BF16,
     Precision.FP16,
+    Precision.INT8_WEIGHTS,
     Precision.INT8_DYNAMIC,
     Precision.INT8,
+    Precision.INT4_WEIGHTS,
 )
 
 

@@ -457,7 +457,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
     "odd name" = ""
     """
     threads = "a whole number from 1 to 4096"
-    precisions = "fp32, fp16, bf16, int8, int8-dynamic"
+    precisions = "fp32, fp16, bf16, int8, int8-dynamic, int8-weights, int4-weights"
     device = "a device in lower case: cpu, gpu, gpu:0, npu, auto, or a runtime's own name"
     option = 'text in quotes, such as "3"'
     assert sweep_mistakes(tmp_path, text) == {

@@ -262,6 +262,8 @@ def shares(session: OrtSession) -> dict[str, int]:
 
 def variant(name: str, precision: Precision, source: Path, folder: Path) -> OrtSession:
     """The variant of a model, built and opened."""
+    if name == "weights":
+        pytest.importorskip("onnx_ir")
     path = str(folder / "variant.onnx")
     inputs, _ = models.model_specs(str(source))
     resolved = variants.resolve(name, precision, isa=frozenset(), device="cpu")
@@ -278,7 +280,10 @@ def variant(name: str, precision: Precision, source: Path, folder: Path) -> OrtS
     [
         ("qdq", Precision.INT8, models.conv_model, {"int8": 3}),
         ("qdq", Precision.INT8, models.mlp_model, {"int8": 2}),
+        ("qdq-portable", Precision.INT8, models.conv_model, {"int8": 3}),
         ("dynamic", Precision.INT8_DYNAMIC, models.mlp_model, {"int8": 2}),
+        ("weights", Precision.INT8_WEIGHTS, models.mlp_model, {"int8-weights": 2}),
+        ("weights", Precision.INT4_WEIGHTS, models.conv_model, {"fp32": 2, "int4-weights": 1}),
         ("dynamic", Precision.INT8_DYNAMIC, models.conv_model, {"fp32": 2, "int8": 1}),
     ],
 )
@@ -712,7 +717,10 @@ def test_the_script_opens_with_the_same_options(tmp_path: Path) -> None:
         ("source", Precision.FP32),
         ("fp16", Precision.FP16),
         ("qdq", Precision.INT8),
+        ("qdq-portable", Precision.INT8),
         ("dynamic", Precision.INT8_DYNAMIC),
+        ("weights", Precision.INT8_WEIGHTS),
+        ("weights", Precision.INT4_WEIGHTS),
     ],
 )
 def test_the_demo_keeps_its_accuracy(name: str, precision: Precision, tmp_path: Path) -> None:
@@ -721,6 +729,8 @@ def test_the_demo_keeps_its_accuracy(name: str, precision: Precision, tmp_path: 
         images, labels = data["image"], data["labels"]
     held = models.MemoryCalibration([{"image": images[i : i + 1]} for i in range(100)])
     path = str(source)
+    if name == "weights":
+        pytest.importorskip("onnx_ir")
     if name != "source":
         path = str(tmp_path / "variant.onnx")
         resolved = variants.resolve(name, precision, isa=frozenset(), device="cpu")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from backends.ov import BACKEND, OFFERS
-from backends.ov import build as ov_build
+from backends.ov import compression as ov_compression
 from backends.ov import device as ov_device
 from backends.ov import executed as ov_executed
 from backends.ov import runtime as ov_runtime
@@ -50,6 +50,7 @@ MODELS = {
 }
 NATIVE = {str(precision) for precision in BACKEND.probe().devices[0].precisions}
 COSINE = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.98}
+COSINE |= {"int8-weights": 0.999, "int4-weights": 0.97}
 
 
 class TestContract(BackendContract):
@@ -63,19 +64,22 @@ def save(model: Any, folder: Path, name: str = "source.onnx") -> str:
     return str(folder / name)
 
 
-def quantized(source: str, recipe: str = "qdq") -> str:
-    """The shared Q/DQ variant, for a CPU that may lack exact int8 instructions."""
-    resolved = variants.resolve(recipe, Precision.INT8, isa=frozenset(), device="cpu")
-    out = source.replace(".onnx", f".{recipe}.onnx")
+def shared(source: str, offer: Offer) -> str:
+    """The shared variant, for a CPU that may lack exact int8 instructions."""
+    if offer.recipe == "weights":
+        pytest.importorskip("onnx_ir")
+    resolved = variants.resolve(offer.recipe, offer.precision, isa=frozenset(), device="cpu")
+    out = source.replace(".onnx", f".{offer.precision}.{offer.recipe}.onnx")
     variants.make(resolved, source, out, random_calibration(model_specs(source)[0]))
     return out
 
 
-def build(source: str, offer: Offer, folder: Path, device: str = "cpu") -> Engine:
+def build(source: str, offer: Offer, folder: Path, device: str = "cpu", **wishes: str) -> Engine:
     folder.mkdir()
-    model = quantized(source, offer.recipe) if offer.recipe in variants.SHARED else source
+    model = shared(source, offer) if offer.recipe in variants.SHARED else source
     calibration = random_calibration(model_specs(source)[0]) if offer.calibrated else None
-    request = BuildRequest(model, offer.precision, offer.recipe, device, calibration)
+    parameters = tuple(wishes.items())
+    request = BuildRequest(model, offer.precision, offer.recipe, device, calibration, parameters)
     return BACKEND.build(request, str(folder))
 
 
@@ -160,6 +164,8 @@ def test_every_offer_is_right_and_says_what_ran(name: str, offer: Offer, tmp_pat
     elif asked == "int8":
         assert executed.share("int8") > 0.5
         assert {share.name for share in executed.precisions} <= {"int8", "fp32"}
+    elif asked.endswith("-weights"):  # tiny ones are unpacked for good when compiled
+        assert {share.name for share in executed.precisions} <= {asked, "fp32"}
     else:
         assert executed.share(asked) == 1.0
     session.close()
@@ -285,6 +291,124 @@ def test_nncf_builds_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[
     engine = build(save(conv_model(), tmp_path), NNCF, tmp_path / "engine")
     assert capfd.readouterr() == ("", "")
     assert any("quantizers" in note for note in engine.notes)
+
+
+def quantizers(folder: Path) -> dict[str, tuple[Array, Array]]:
+    """The low and high ends of what each FakeQuantize of an engine lets through, by its name."""
+    import openvino
+
+    model = openvino.Core().read_model(str(folder / "model.xml"))
+    return {
+        op.get_friendly_name(): (
+            op.input_value(1).get_node().data.copy(),
+            op.input_value(2).get_node().data.copy(),
+        )
+        for op in model.get_ops()
+        if op.get_type_name() == "FakeQuantize"
+    }
+
+
+def nncf_ranges(tmp_path: Path, name: str, **wishes: str) -> dict[str, tuple[Array, Array]]:
+    build(save(conv_model(), tmp_path), NNCF, tmp_path / name, **wishes)
+    return quantizers(tmp_path / name)
+
+
+def test_nncf_meets_the_wishes_that_it_can(tmp_path: Path) -> None:
+    plain = nncf_ranges(tmp_path, "plain")
+    for number, wishes in enumerate(
+        [
+            {"calibration": "minmax"},
+            {"calibration": "percentile", "percentile": "90"},
+            {"symmetric": "no"},
+        ]
+    ):
+        got = nncf_ranges(tmp_path, str(number), **wishes)
+        same = got.keys() == plain.keys() and all(
+            np.array_equal(low, plain[name][0]) and np.array_equal(high, plain[name][1])
+            for name, (low, high) in got.items()
+        )
+        assert not same, f"{wishes} changed nothing"
+    nncf_ranges(tmp_path, "by tensor", per_channel="no")
+    sizes = [(tmp_path / name / "model.bin").stat().st_size for name in ("by tensor", "plain")]
+    assert sizes[0] < sizes[1]  # fewer scales
+
+
+@pytest.mark.parametrize(
+    ("exclude", "fewer"), [("conv_0", True), ("c1", True), ("Gemm", True), ("Softmax", False)]
+)
+def test_nncf_leaves_excluded_layers_alone(exclude: str, fewer: bool, tmp_path: Path) -> None:
+    plain = nncf_ranges(tmp_path, "plain")
+    got = nncf_ranges(tmp_path, "excluded", exclude=json.dumps([exclude]))
+    assert (len(got) < len(plain)) == fewer
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        ({"include": "Conv"}, "no list of operators to include"),
+        ({"calibration": "entropy"}, "no calibration by entropy"),
+        (
+            {"exclude": '["Conv", "Gemm", "GlobalAveragePool"]'},
+            "nothing in the model was quantized",
+        ),
+    ],
+)
+def test_nncf_refuses_what_it_can_not_meet(
+    wishes: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match=said):
+        nncf_ranges(tmp_path, "refused", **wishes)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "note"),
+    [
+        ({"saturates": "yes"}, "on"),
+        ({"saturates": "no"}, "off"),
+        ({"saturates": "no", "reduce_range": "yes"}, "on"),
+        ({"saturates": "yes", "reduce_range": "no"}, "off"),
+    ],
+)
+def test_nncf_takes_7_bits_where_products_were_seen_to_saturate(
+    wishes: dict[str, str], note: str, tmp_path: Path
+) -> None:
+    engine = build(save(mlp_model(), tmp_path), NNCF, tmp_path / "engine", **wishes)
+    assert f"nncf overflow fix {note}" in engine.notes
+
+
+def product_model(size: int = 128) -> Any:
+    """Two products whose weights are long enough to be kept packed."""
+    from onnx import helper
+
+    rng = np.random.default_rng(0)
+    weights = {
+        name: (rng.normal(size=(size, size)) / 11).astype(np.float32) for name in ("w1", "w2")
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"], name="first"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["y"], name="second"),
+    ]
+    return small_model(nodes, [value("x", ["n", size])], [value("y", ["n", size])], **weights)
+
+
+@pytest.mark.parametrize("recipe", ["weights", "nncf-weights"])
+@pytest.mark.parametrize("precision", [Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS])
+def test_packed_weights_stay_packed(recipe: str, precision: Precision, tmp_path: Path) -> None:
+    source = save(product_model(), tmp_path)
+    engine = build(source, Offer(precision, recipe), tmp_path / "engine")
+    session = BACKEND.open(engine, "cpu", Settings(threads=1))
+    feed = random_feed(session.inputs, 2, 0)
+    got = infer(session, feed)["y"]
+    assert cosine(got, reference(source, feed)["y"]) > COSINE[str(precision)]
+    assert what_ran(session).share(str(precision)) == 1.0
+    session.close()
+    kept = Offer(precision, "nncf-weights")
+    if recipe == "nncf-weights":
+        one = build(source, kept, tmp_path / "one", exclude='["first"]')
+        assert f"1 weights stored as {precision}" in one.notes
+        with pytest.raises(UnsupportedError, match="no weights of the model became"):
+            build(source, kept, tmp_path / "none", exclude='["MatMul"]')
 
 
 @pytest.mark.parametrize(
@@ -695,6 +819,9 @@ class _Compiled:
             def get_rt_info(self) -> dict[str, _Text]:
                 return self.info
 
+            def inputs(self) -> list[Any]:
+                return []
+
         return [Node(info) for info in self.nodes or []]
 
 
@@ -766,13 +893,13 @@ def test_errors_by_their_text(text: str, kind: type[Exception] | None, said: str
 def test_overflow_fix_is_for_x86_without_int8_dot_products() -> None:
     cpu, gpu = ov_device.parse("cpu"), ov_device.parse("gpu:0")
     avx2 = frozenset({"sse2", "avx2", "fma"})
-    assert ov_build.needs_overflow_fix(cpu, avx2)
-    assert ov_build.needs_overflow_fix(ov_device.parse("auto"), avx2)
-    assert ov_build.needs_overflow_fix(cpu, None)
-    assert not ov_build.needs_overflow_fix(gpu, avx2)
-    assert not ov_build.needs_overflow_fix(cpu, avx2 | {"avx_vnni"})
-    assert not ov_build.needs_overflow_fix(cpu, avx2 | {"avx512_vnni"})
-    assert not ov_build.needs_overflow_fix(cpu, frozenset({"asimd", "asimddp"}))
+    assert ov_compression.needs_overflow_fix(cpu, avx2)
+    assert ov_compression.needs_overflow_fix(ov_device.parse("auto"), avx2)
+    assert ov_compression.needs_overflow_fix(cpu, None)
+    assert not ov_compression.needs_overflow_fix(gpu, avx2)
+    assert not ov_compression.needs_overflow_fix(cpu, avx2 | {"avx_vnni"})
+    assert not ov_compression.needs_overflow_fix(cpu, avx2 | {"avx512_vnni"})
+    assert not ov_compression.needs_overflow_fix(cpu, frozenset({"asimd", "asimddp"}))
 
 
 def test_transformers_are_told_from_others(tmp_path: Path) -> None:
@@ -793,9 +920,9 @@ def test_transformers_are_told_from_others(tmp_path: Path) -> None:
     x, y = value("x", ["n", "s", 8]), value("y", ["n", "s", 8])
     attention = save(small_model(nodes, [x], [y], **{**weights, **scale}), tmp_path)
     core = ov_runtime.load().Core()
-    assert ov_build.looks_like_transformer(core.read_model(attention))
+    assert ov_compression.looks_like_transformer(core.read_model(attention))
     plain = save(mlp_model(), tmp_path, "plain.onnx")
-    assert not ov_build.looks_like_transformer(core.read_model(plain))
+    assert not ov_compression.looks_like_transformer(core.read_model(plain))
     (tmp_path / "engine").mkdir()
     feeds = [{"x": rng.random((1, 5, 8), np.float32)} for _ in range(16)]
     request = BuildRequest(attention, Precision.INT8, "nncf", "cpu", MemoryCalibration(feeds))

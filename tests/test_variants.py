@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from harness import testing_models as models
 from harness import variants
 from harness.backend import Feed
-from harness.errors import BackendError, UnsupportedError
+from harness.errors import BackendError, UnavailableError, UnsupportedError
 from harness.types import Precision
 from harness.variants import files
 
@@ -31,7 +31,10 @@ PRECISIONS = {
     "qdq-all": Precision.INT8,
     "qdq-portable": Precision.INT8,
     "dynamic": Precision.INT8_DYNAMIC,
+    "weights": Precision.INT8_WEIGHTS,
 }
+NEEDS = {"weights": "onnx_ir"}
+"""Packages that a recipe needs beside those of the project."""
 
 
 def recipe(
@@ -66,6 +69,8 @@ def write(model: Any, folder: Path, *, external: bool = False) -> str:
 def made(
     name: str, source: str, out: Path, isa: frozenset[str] = VNNI, **wishes: Any
 ) -> tuple[str, ...]:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     inputs, _ = models.model_specs(onnx.load(source))
     out.parent.mkdir(parents=True, exist_ok=True)
     samples = models.random_calibration(inputs)
@@ -269,6 +274,7 @@ def test_tool_versions_are_those_installed() -> None:
         ("qdq-all", 0.97),
         ("qdq-portable", 0.97),
         ("dynamic", 0.97),
+        ("weights", 0.999),
     ],
 )
 def test_variants_are_valid_and_agree(model: str, name: str, least: float, tmp_path: Path) -> None:
@@ -445,6 +451,40 @@ def test_only_the_included_types_are_quantized(tmp_path: Path) -> None:
     assert gemm == ("1 of 1 Gemm quantized",)
 
 
+def int4(**wishes: Any) -> variants.Recipe:
+    return variants.resolve(
+        "weights",
+        Precision.INT4_WEIGHTS,
+        isa=VNNI,
+        device="cpu",
+        wishes=variants.Wishes(**wishes),
+    )
+
+
+def test_weights_are_packed_by_blocks(tmp_path: Path) -> None:
+    pytest.importorskip("onnx_ir")
+    source = write(attention_model(), tmp_path)
+    out = tmp_path / "out.onnx"
+    notes = variants.make(int4(block_size=16), source, str(out), None)
+    # Products of two activations have no weights.
+    assert notes == ("4 of 6 MatMul quantized", "2 nodes kept in fp32: scores, mixed")
+    packed = [node for node in onnx.load(out).graph.node if node.op_type == "MatMulNBits"]
+    found = [{a.name: a.i for a in node.attribute} for node in packed]
+    assert found == 4 * [{"K": 16, "N": 16, "bits": 4, "block_size": 16}]
+    notes = variants.make(int4(exclude=("query", "projected")), source, str(out), None)
+    assert notes[0] == "2 of 6 MatMul quantized"
+
+
+def test_packed_weights_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    module = "onnxruntime.quantization.matmul_nbits_quantizer"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    source = write(models.mlp_model(), tmp_path)
+    with pytest.raises(UnavailableError, match="needs the package onnx_ir") as caught:
+        variants.make(int4(), source, str(tmp_path / "out.onnx"), None)
+    assert caught.value.fix == "pip install onnx-ir"
+
+
 def test_a_name_that_is_nowhere_is_refused(tmp_path: Path) -> None:
     source = write(models.mlp_model(), tmp_path)
     with pytest.raises(UnsupportedError, match="no operator type, node or value is called 'm3'"):
@@ -465,7 +505,7 @@ def test_making_twice_gives_the_same_outputs(tmp_path: Path) -> None:
     source = write(models.conv_model(), tmp_path)
     inputs, _ = models.model_specs(onnx.load(source))
     feed = models.random_feed(inputs, batch=2)
-    for name in variants.SHARED:
+    for name in set(variants.SHARED) - set(NEEDS):
         paths = [tmp_path / f"{name}{index}" / "v.onnx" for index in (0, 1)]
         for path in paths:
             made(name, source, path)
@@ -539,6 +579,7 @@ def test_without_sympy_shapes_are_inferred_by_onnx(
     ("name", "model", "reason"),
     [
         ("dynamic", single_node_model("Relu"), "Gemm and MatMul, and the model has none"),
+        ("weights", single_node_model("Relu"), "Gemm and MatMul, and the model has none"),
         ("qdq", single_node_model("Relu"), "nothing could be quantized"),
         ("fp16", single_node_model("Relu"), "no float32 weights"),
         ("qdq", single_node_model("Foo", domain="acme", weight=[4, 4]), "not a registered"),

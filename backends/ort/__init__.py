@@ -53,7 +53,10 @@ class OnnxRuntime:
             Offer(FP16, "fp16", native=True),
             Offer(INT8, "qdq", calibrated=True, native=True),
             Offer(INT8, "qdq-all", calibrated=True, native=True),
+            Offer(INT8, "qdq-portable", calibrated=True, native=True),
             Offer(INT8_DYNAMIC, "dynamic", native=True),
+            Offer(Precision.INT8_WEIGHTS, "weights"),
+            Offer(Precision.INT4_WEIGHTS, "weights"),
         ),
         install=INSTALL,
         settings=("threads",),
@@ -170,14 +173,15 @@ def _cpu_precisions() -> tuple[Precision, ...]:
     """Those with kernels of their own: on x86, float16 is cast to float32 node by node."""
     import platform
 
-    native = (FP32, INT8, INT8_DYNAMIC)
+    quantized = (INT8, INT8_DYNAMIC, Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS)
+    native = (FP32, *quantized)
     if platform.machine().lower() not in ("aarch64", "arm64"):
         return native
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
     except OSError:
         return native
-    return (FP32, FP16, INT8, INT8_DYNAMIC) if "asimdhp" in flags else native
+    return (FP32, FP16, *quantized) if "asimdhp" in flags else native
 
 
 _SCRIPT = '''\

@@ -35,7 +35,12 @@ OFFERS = (
     Offer(Precision.BF16, "source", native=True),
     Offer(Precision.INT8, "qdq", calibrated=True),
     Offer(Precision.INT8, "qdq-all", calibrated=True),
+    Offer(Precision.INT8, "qdq-portable", calibrated=True),
     Offer(Precision.INT8, "nncf", calibrated=True),
+    Offer(Precision.INT8_WEIGHTS, "weights"),
+    Offer(Precision.INT8_WEIGHTS, "nncf-weights"),
+    Offer(Precision.INT4_WEIGHTS, "weights"),
+    Offer(Precision.INT4_WEIGHTS, "nncf-weights"),
 )
 
 

@@ -1,26 +1,28 @@
-"""Making an OpenVINO engine: the IR, what it was made for, and NNCF's quantization."""
+"""Making an OpenVINO engine: the IR, and what it was made for."""
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from backends.ov.device import Target, parse
-from backends.ov.runtime import INSTALL, classified, quiet, read, specs
-from harness.backend import BuildRequest, Calibration
-from harness.errors import UnavailableError, UnsupportedError
+from backends.ov import compression
+from backends.ov.runtime import classified, read, specs
+from harness.backend import BuildRequest
+from harness.errors import UnsupportedError
 from harness.types import Engine, Precision, TensorSpec
 
 MODEL = "model.xml"
 ABOUT = "engine.json"
 
-_FUSED_FROM = 2  # matrix products that OpenVINO may fuse into one kernel
+WEIGHT_TYPES = {
+    Precision.INT8_WEIGHTS: ("i8", "u8"),
+    Precision.INT4_WEIGHTS: ("i4", "u4"),
+}
+"""OpenVINO's element types of packed weights."""
 
-_INT8_DOT = {"avx512_vnni", "avx_vnni", "amx_int8"}
+_FUSED_FROM = 2  # matrix products that OpenVINO may fuse into one kernel
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,13 @@ def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
     specs(model.outputs)  # refuses what no session could hand out
     notes: list[str] = []
     if request.recipe == "nncf":
-        model, notes = quantize(model, request)
+        model, notes = compression.quantize(model, request)
+    elif request.recipe == "nncf-weights":
+        model, notes = compression.compress_weights(model, request)
     if request.precision is Precision.INT8:
         notes.append(_quantized(model))
+    elif request.precision in WEIGHT_TYPES:
+        notes.append(_packed(model, request.precision))
     # float16 weights change nothing for a run in float16, which rounds them anyway; for bf16
     # they would (less range), so these stay float32
     compress = request.precision is Precision.FP16
@@ -81,6 +87,29 @@ def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
     return Engine(str(folder / MODEL), files, size, tuple(notes))
 
 
+def _packed(model: Any, precision: Precision) -> str:
+    """How many weights are stored so, not counting their zero points."""
+    count = sum(
+        op.get_type_name() == "Constant"
+        and op.get_element_type().get_type_name() in WEIGHT_TYPES[precision]
+        and not _is_zero_point(op)
+        for op in model.get_ops()
+    )
+    if not count:
+        raise UnsupportedError(f"no weights of the model became {precision}")
+    return f"{count} weights stored as {precision}"
+
+
+def _is_zero_point(constant: Any) -> bool:
+    """Whether it is converted, and then subtracted."""
+    readers = [target.get_node() for target in constant.output(0).get_target_inputs()]
+    return any(
+        target.get_index() == 1 and target.get_node().get_type_name() == "Subtract"
+        for reader in readers
+        for target in reader.output(0).get_target_inputs()
+    )
+
+
 def _matrix_products(model: Any) -> int:
     return sum(op.get_type_name() == "MatMul" for op in model.get_ops())
 
@@ -91,126 +120,3 @@ def _quantized(model: Any) -> str:
     if not count:
         raise UnsupportedError("nothing in the model was quantized: it has no operation for it")
     return f"{count} quantizers"
-
-
-class _Feeds:
-    """Calibration samples as NNCF reads them: more than once, one at a time."""
-
-    def __init__(self, calibration: Calibration) -> None:
-        self._calibration = calibration
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for feed in self._calibration.feeds():
-            yield dict(feed)
-
-    def __len__(self) -> int:
-        return len(self._calibration)
-
-
-def quantize(model: Any, request: BuildRequest) -> tuple[Any, list[str]]:
-    """NNCF's post-training quantization; the model, and what was chosen.
-
-    Raises:
-        UnavailableError: NNCF isn't installed.
-        UnsupportedError: no calibration samples, or a model that NNCF refuses.
-    """
-    if request.calibration is None or not len(request.calibration):
-        raise UnsupportedError("nncf: needs calibration samples")
-    nncf = _nncf()
-    target = parse(request.device)
-    fix = needs_overflow_fix(target, cpu_flags())
-    transformer = looks_like_transformer(model)
-    fixes = nncf.OverflowFix
-    notes = [f"nncf overflow fix {'on' if fix else 'off'}"]
-    notes += ["nncf model type transformer"] if transformer else []
-    try:
-        with quiet(), classified():
-            quantized = nncf.quantize(
-                model,
-                nncf.Dataset(_Feeds(request.calibration)),
-                subset_size=len(request.calibration),
-                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-                target_device=_nncf_device(nncf, target),
-                advanced_parameters=nncf.AdvancedQuantizationParameters(
-                    overflow_fix=fixes.ENABLE if fix else fixes.DISABLE
-                ),
-            )
-    except (nncf.UnsupportedModelError, nncf.ValidationError) as error:
-        raise UnsupportedError(f"nncf: {error}") from error
-    return quantized, notes
-
-
-def _nncf() -> Any:
-    try:
-        with quiet():
-            import nncf
-
-            nncf.set_log_level(logging.ERROR)
-    except Exception as error:  # a broken installation raises anything
-        raise UnavailableError(f"nncf can't be imported: {error}", fix=INSTALL) from error
-    return nncf
-
-
-def _nncf_device(nncf: Any, target: Target) -> Any:
-    """NNCF's set of rules for the device; ANY (those of a CPU) where it can be several."""
-    only = next(iter(target.types)) if len(target.types) == 1 else "ANY"
-    return getattr(nncf.TargetDevice, only, nncf.TargetDevice.ANY)
-
-
-def cpu_flags() -> Optional[frozenset[str]]:
-    """The CPU's features as Linux names them; None where unknown."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip().lower() in ("flags", "features"):
-            return frozenset(value.split())
-    return None
-
-
-def needs_overflow_fix(target: Target, flags: Optional[frozenset[str]]) -> bool:
-    """Whether int8 products may saturate: x86 CPUs without an int8 dot product add in int16.
-
-    Weights of 7 bits are then exact, at no cost. Where nothing is known of the CPU: yes.
-    """
-    if target.types and "CPU" not in target.types:
-        return False
-    if flags is None:
-        return True
-    if not {"sse2", "avx", "avx2"} & flags:  # not x86; the kernels of other CPUs widen to int32
-        return False
-    return not flags & _INT8_DOT
-
-
-def looks_like_transformer(model: Any) -> bool:
-    """Whether the graph has attention (a matrix product of a softmax) and layer normalization."""
-    kinds = {op.get_type_name() for op in model.get_ops()}
-    normalized = "MVN" in kinds or {"ReduceMean", "SquaredDifference"} <= kinds
-    normalized = normalized or ("ReduceMean" in kinds and bool({"Sqrt", "Power"} & kinds))
-    if "ScaledDotProductAttention" in kinds:
-        return True
-    softmax = [op for op in model.get_ops() if op.get_type_name() in ("Softmax", "SoftMax")]
-    return normalized and any(_feeds_matmul(op) for op in softmax)
-
-
-def _feeds_matmul(op: Any, depth: int = 4) -> bool:
-    """Whether an operation's result goes into a matrix product, perhaps through a reshape."""
-    through = {
-        "Convert",
-        "FakeQuantize",
-        "Identity",
-        "Multiply",
-        "Reshape",
-        "Select",
-        "Squeeze",
-        "Transpose",
-    }
-    for consumer in (
-        port.get_node() for output in op.outputs() for port in output.get_target_inputs()
-    ):
-        kind = consumer.get_type_name()
-        if kind == "MatMul" or (depth and kind in through and _feeds_matmul(consumer, depth - 1)):
-            return True
-    return False

@@ -91,7 +91,22 @@ class _Tally:
             self.by_output += 1
             precision = primitive_precision(_text(info, "outputPrecisions").split(",")[0])
         if precision is not None:
-            self.precisions[precision] += 1
+            self.precisions[_unpacking(node, precision)] += 1
+
+
+def _unpacking(node: Any, precision: str) -> str:
+    """``int4-weights`` for products in floating point whose weights are integers, unpacked inside.
+
+    Quantized products take integers for both, and are named after these.
+    """
+    inputs = node.inputs()
+    if precision.startswith("int") or len(inputs) < 2:  # noqa: PLR2004
+        return precision
+    weights = inputs[1].get_source_output().get_node()
+    if _text(weights.get_rt_info(), "layerType").lower() not in ("const", "constant"):
+        return precision
+    packed = primitive_precision(str(weights.get_element_type().get_type_name()))
+    return f"{packed}-weights" if packed and packed.startswith("int") else precision
 
 
 def _text(info: Any, key: str) -> str:

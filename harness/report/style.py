@@ -30,7 +30,15 @@ _OWN_COLOURS = {
     "litert": OKABE_ITO[3],
     "executorch": OKABE_ITO[4],
 }
-MARKERS = {"fp32": "o", "fp16": "s", "bf16": "D", "int8": "^", "int8-dynamic": "v"}
+MARKERS = {
+    "fp32": "o",
+    "fp16": "s",
+    "bf16": "D",
+    "int8": "^",
+    "int8-dynamic": "v",
+    "int8-weights": "P",
+    "int4-weights": "X",
+}
 
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

@@ -52,7 +52,7 @@ def make(recipe: Recipe, source: str, out: str, calibration: Calibration | None)
         raise UnsupportedError(f"the recipe {recipe.name} is not made from the model here")
     if RECIPES.get(recipe.name) and (calibration is None or not len(calibration)):
         raise BackendError(f"the recipe {recipe.name} needs calibration samples, and got none")
-    from harness.variants import floor, half, quantized
+    from harness.variants import floor, half, quantized, weights
     from harness.variants.quiet import quiet
 
     params = dict(recipe.params)
@@ -64,6 +64,8 @@ def make(recipe: Recipe, source: str, out: str, calibration: Calibration | None)
                 return half.make(source, out, keep_io=params["io"] == "fp32")
             if recipe.name == "dynamic":
                 return quantized.make_dynamic(source, out, params)
+            if recipe.name == "weights":
+                return weights.make(source, out, params)
             assert calibration is not None
             return quantized.make_static(source, out, params, calibration)
     except (BackendError, MemoryError, OSError):
@@ -81,6 +83,7 @@ def tool_versions() -> tuple[tuple[str, str], ...]:
         ("numpy", ("numpy",)),
         ("onnx", ("onnx",)),
         ("onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
+        ("onnx_ir", ("onnx-ir",)),
         ("sympy", ("sympy",)),  # with it, shapes are inferred better
     ):
         versions = (_version(name) for name in distributions)

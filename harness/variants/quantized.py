@@ -15,8 +15,14 @@ from harness.variants.excluding import WEIGHTED, excluded
 from harness.variants.files import check, is_large, nodes_of, opset, save
 
 _OLDEST_OPSET = 13  # per-channel Q/DQ, and an axis for DequantizeLinear
-_FROM_GEMM = "_MatMul"  # what the quantizer appends to the name
+FROM_GEMM = "_MatMul"
+"""What ONNX Runtime's quantizers append to a Gemm's name when they make it MatMul and Add."""
+
 _NAMED = 5  # nodes that a note names before it says "and N more"
+
+TYPES = {"uint8": "QUInt8", "int8": "QInt8"}
+METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+"""What the quantizer calls our parameters' values."""
 
 
 class _Reader:
@@ -45,14 +51,8 @@ def make_static(
     """Insert Q/DQ pairs by the ranges that the calibration samples show."""
     from onnxruntime import quantization
 
-    kinds = {"uint8": quantization.QuantType.QUInt8, "int8": quantization.QuantType.QInt8}
-    methods = {
-        "minmax": quantization.CalibrationMethod.MinMax,
-        "entropy": quantization.CalibrationMethod.Entropy,
-        "percentile": quantization.CalibrationMethod.Percentile,
-    }
     large = is_large(source)
-    with _prepared(source, out, large=large) as (prepared, notes):
+    with prepared_model(source, out, large=large) as (prepared, notes):
         operators = None if params["operators"] == "all" else params["operators"].split(",")
         quantization.quantize_static(
             prepared,
@@ -61,13 +61,15 @@ def make_static(
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=operators,
             nodes_to_exclude=excluded(source, prepared, params),
-            activation_type=kinds[params["activations"]],
-            weight_type=kinds[params["weights"]],
+            activation_type=getattr(quantization.QuantType, TYPES[params["activations"]]),
+            weight_type=getattr(quantization.QuantType, TYPES[params["weights"]]),
             per_channel=params["per_channel"] == "yes",
             reduce_range=params["reduce_range"] == "yes",
-            calibrate_method=methods[params["calibration"]],
+            calibrate_method=getattr(
+                quantization.CalibrationMethod, METHODS[params["calibration"]]
+            ),
             use_external_data_format=large,
-            extra_options=_options(params),
+            extra_options=quantizer_options(params),
         )
         check(out, prepared, "the static quantizer")
     nodes = nodes_of(out)
@@ -76,10 +78,10 @@ def make_static(
     }
     weighted = [node for node in nodes if node.op_type in WEIGHTED]
     kept = [node for node in weighted if not set(node.input[:2]) <= dequantized]
-    return (*notes, *_told(weighted, kept))
+    return (*notes, *told(weighted, kept))
 
 
-def _options(params: Mapping[str, str]) -> dict[str, Any]:
+def quantizer_options(params: Mapping[str, str]) -> dict[str, Any]:
     """The quantizer's further options.
 
     No CalibMaxIntermediateOutputs: in 1.32 it forgets the ranges of the samples before instead of
@@ -115,7 +117,7 @@ def make_dynamic(source: str, out: str, params: Mapping[str, str]) -> tuple[str,
             f"dynamic quantization covers {' and '.join(operators)}, and the model has none"
         )
     large = is_large(source)
-    with _prepared(source, out, large=large) as (prepared, notes):
+    with prepared_model(source, out, large=large) as (prepared, notes):
         nodes = nodes_of(prepared)
         before = [node for node in nodes if node.op_type in operators]
         stay = [node.name for node in nodes if node.op_type not in operators]
@@ -124,19 +126,19 @@ def make_dynamic(source: str, out: str, params: Mapping[str, str]) -> tuple[str,
             prepared,
             out,
             op_types_to_quantize=[*operators, "MatMul"],  # the quantizer makes Gemm MatMul and Add
-            nodes_to_exclude=[*stay, *(name + _FROM_GEMM for name in stay)],
+            nodes_to_exclude=[*stay, *(name + FROM_GEMM for name in stay)],
             per_channel=params["per_channel"] == "yes",
             reduce_range=params["reduce_range"] == "yes",
             weight_type=quantization.QuantType.QInt8,
             use_external_data_format=large,
         )
         check(out, prepared, "the dynamic quantizer")
-    left = {node.name.removesuffix(_FROM_GEMM) for node in nodes_of(out)}
-    return (*notes, *_told(before, [node for node in before if node.name in left]))
+    left = {node.name.removesuffix(FROM_GEMM) for node in nodes_of(out)}
+    return (*notes, *told(before, [node for node in before if node.name in left]))
 
 
 @contextlib.contextmanager
-def _prepared(source: str, out: str, *, large: bool) -> Iterator[tuple[str, list[str]]]:
+def prepared_model(source: str, out: str, *, large: bool) -> Iterator[tuple[str, list[str]]]:
     """The model folded and with its shapes inferred, in a file that lives as long as the context.
 
     Quantizing finds weights only where they are constants, and tensors whose shape is known.
@@ -218,7 +220,7 @@ def _upgraded(source: str, target: str, notes: list[str], *, large: bool) -> str
     return target
 
 
-def _told(weighted: list[Any], kept: list[Any]) -> Iterator[str]:
+def told(weighted: list[Any], kept: list[Any]) -> Iterator[str]:
     """What was quantized, as notes. Raises UnsupportedError if nothing was."""
     if len(kept) >= len(weighted):
         found = ", ".join(sorted({node.op_type for node in weighted})) or "none that could be"

@@ -19,14 +19,23 @@ SOURCE = "source"
 """The identity: the user's model itself. It resolves, and is not made."""
 
 RECIPES: Mapping[str, bool] = MappingProxyType(
-    {"fp16": False, "qdq": True, "qdq-all": True, "qdq-portable": True, "dynamic": False}
+    {
+        "fp16": False,
+        "qdq": True,
+        "qdq-all": True,
+        "qdq-portable": True,
+        "dynamic": False,
+        "weights": False,
+    }
 )
 """The shared recipes, and whether each needs calibration samples.
 
 ``qdq`` quantizes what has weights and leaves the rest in fp32; ``qdq-all`` quantizes every operator
 that the quantizer can. Neither is always the faster, nor always the more accurate.
 ``qdq-portable`` is the Q/DQ file that every runtime takes, TensorRT too: symmetric int8, biases in
-floating point, every quantized tensor with a pair of its own.
+floating point, every quantized tensor with a pair of its own, additions left alone (int8 ones cost
+a classifier of files all its accuracy, and OpenVINO 2026.4.1 crashed on them). ``weights`` packs
+the weights of matrix products by blocks, and the products stay in floating point.
 """
 
 SHARED = tuple(RECIPES)
@@ -39,14 +48,19 @@ _PRECISIONS = {
     "qdq-all": (Precision.INT8,),
     "qdq-portable": (Precision.INT8,),
     "dynamic": (Precision.INT8_DYNAMIC,),
+    "weights": (Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS),
 }
 
 _OPERATORS = {
     "qdq": "Conv,ConvTranspose,Gemm,MatMul",
     "qdq-all": "all",
-    "qdq-portable": "Add,Conv,ConvTranspose,Gemm,MatMul",
+    "qdq-portable": "Conv,ConvTranspose,Gemm,MatMul",
     "dynamic": "Gemm,MatMul",
+    "weights": "Gemm,MatMul",
 }
+
+BLOCK_SIZE = 32
+"""Weights of an output that share a scale, by default: runtimes have kernels for it everywhere."""
 
 PERCENTILE = 99.99
 """Of the absolute values, or of each tail: what the percentile calibration keeps by default."""
@@ -117,6 +131,8 @@ def resolve(
         return _recipe(name, {"io": "fp32"})
     if name == "dynamic":
         return _recipe(name, _dynamic(wishes))
+    if name == "weights":
+        return _recipe(name, _weights(wishes, 8 if precision is Precision.INT8_WEIGHTS else 4))
     if saturates is None:
         saturates = "cpu" in re.split(r"[:,]", device) and not isa & _EXACT_INT8
     return _recipe(name, _static(name, wishes, saturates=saturates))
@@ -173,6 +189,16 @@ def _dynamic(wishes: Wishes) -> dict[str, Optional[str]]:
         # 7 bits cost dynamic transformers more than saturation
         "reduce_range": _truth(wishes.reduce_range is True),
         "weights": "int8",
+    }
+
+
+def _weights(wishes: Wishes, bits: int) -> dict[str, Optional[str]]:
+    return {
+        "bits": str(bits),
+        "block_size": str(wishes.block_size or BLOCK_SIZE),
+        "exclude": _names(wishes.exclude),
+        "operators": _types(wishes.include) or _OPERATORS["weights"],
+        "symmetric": "no",  # the wish is about activations
     }
 
 

@@ -1,0 +1,284 @@
+"""NNCF: OpenVINO's own quantization, and what the user's wishes for it mean there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from backends.ov.device import Target, parse
+from backends.ov.runtime import INSTALL, classified, quiet
+from harness.backend import BuildRequest, Calibration
+from harness.errors import UnavailableError, UnsupportedError
+from harness.types import Precision
+
+BLOCK_SIZE = 32
+"""Weights that share a scale, by default: as in the shared recipe, so that the two compare."""
+
+_PERCENTILE = 99.99
+
+_TYPES = {
+    "Conv": ("Convolution", "GroupConvolution"),
+    "ConvTranspose": ("ConvolutionBackpropData", "GroupConvolutionBackpropData"),
+    "Gemm": ("MatMul",),
+    "GlobalAveragePool": ("ReduceMean",),
+}
+"""ONNX's operator types that OpenVINO has under other names."""
+
+_INT8_DOT = {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
+class _Feeds:
+    """Calibration samples as NNCF reads them: more than once, one at a time."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for feed in self._calibration.feeds():
+            yield dict(feed)
+
+    def __len__(self) -> int:
+        return len(self._calibration)
+
+
+def quantize(model: Any, request: BuildRequest) -> tuple[Any, list[str]]:
+    """NNCF's post-training quantization; the model, and what was chosen.
+
+    Raises:
+        UnavailableError: NNCF isn't installed.
+        UnsupportedError: no calibration samples, a wish that NNCF can't meet, or a model that it
+            refuses.
+    """
+    if request.calibration is None or not len(request.calibration):
+        raise UnsupportedError("nncf: needs calibration samples")
+    nncf = _nncf()
+    wishes = dict(request.parameters)
+    target = parse(request.device)
+    fix = _overflow_fix(wishes, target)
+    transformer = looks_like_transformer(model)
+    notes = [f"nncf overflow fix {'on' if fix else 'off'}"]
+    notes += ["nncf model type transformer"] if transformer else []
+    try:
+        with quiet(), classified():
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset(_Feeds(request.calibration)),
+                subset_size=len(request.calibration),
+                preset=_preset(nncf, wishes),
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                target_device=_nncf_device(nncf, target),
+                ignored_scope=_ignored(nncf, model, wishes),
+                advanced_parameters=_advanced(nncf, wishes, fix=fix),
+            )
+    except (nncf.UnsupportedModelError, nncf.ValidationError) as error:
+        raise UnsupportedError(f"nncf: {error}") from error
+    return quantized, notes
+
+
+def compress_weights(model: Any, request: BuildRequest) -> tuple[Any, list[str]]:
+    """NNCF's weight-only compression, of every layer alike; the model, and what was chosen.
+
+    int8 has a scale for each output, int4 one for each block, or a smaller one where a layer's
+    rows don't divide by it. Raises as :func:`quantize`.
+    """
+    nncf = _nncf()
+    _rows_first(model)
+    wishes = dict(request.parameters)
+    int4 = request.precision is Precision.INT4_WEIGHTS
+    options: dict[str, Any] = {"mode": nncf.CompressWeightsMode.INT8_ASYM}
+    if int4:
+        adjust = nncf.GroupSizeFallbackMode.ADJUST
+        options = {
+            "mode": nncf.CompressWeightsMode.INT4_ASYM,
+            "ratio": 1.0,
+            "group_size": int(wishes.get("block_size", BLOCK_SIZE)),
+            "all_layers": True,
+            "advanced_parameters": nncf.AdvancedCompressionParameters(
+                group_size_fallback_mode=adjust, min_adjusted_group_size=1
+            ),
+        }
+    try:
+        with quiet(), classified():
+            compressed = nncf.compress_weights(
+                model, ignored_scope=_ignored(nncf, model, wishes), **options
+            )
+    except (nncf.UnsupportedModelError, nncf.ValidationError, nncf.InvalidGroupSizeError) as error:
+        raise UnsupportedError(f"nncf: {error}") from error
+    return compressed, [f"nncf {options['mode'].value}"]
+
+
+def _rows_first(model: Any) -> None:
+    """Store the weights of matrix products by output, as OpenVINO's kernels take packed ones.
+
+    ONNX has them by input; of such the CPU plug-in (2026.4.1) unpacks packed ones for good when it
+    compiles, and the products run on float32 weights.
+    """
+    import numpy as np
+    from openvino import opset13
+
+    for product in [op for op in model.get_ops() if op.get_type_name() == "MatMul"]:
+        attributes = product.get_attributes()
+        weights = product.input_value(1).get_node()
+        is_matrix = weights.get_type_name() == "Constant" and len(weights.shape) == 2  # noqa: PLR2004
+        if attributes["transpose_b"] or not is_matrix:
+            continue
+        turned = opset13.constant(np.ascontiguousarray(weights.data.T))
+        other = opset13.matmul(
+            product.input_value(0), turned, attributes["transpose_a"], transpose_b=True
+        )
+        other.set_friendly_name(product.get_friendly_name())
+        other.output(0).get_tensor().set_names(product.output(0).get_names())
+        for reader in list(product.output(0).get_target_inputs()):
+            reader.replace_source_output(other.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _overflow_fix(wishes: Mapping[str, str], target: Target) -> bool:
+    """The user's wish, else what was measured, else what the CPU's features tell."""
+    told = wishes.get("reduce_range", wishes.get("saturates"))
+    return needs_overflow_fix(target, cpu_flags()) if told is None else told == "yes"
+
+
+def _preset(nncf: Any, wishes: Mapping[str, str]) -> Any:
+    """NNCF's own names for symmetric activations, and for those that need not be."""
+    presets = nncf.QuantizationPreset
+    if "symmetric" not in wishes:
+        return None
+    return presets.PERFORMANCE if wishes["symmetric"] == "yes" else presets.MIXED
+
+
+def _advanced(nncf: Any, wishes: Mapping[str, str], *, fix: bool) -> Any:
+    from nncf.quantization.advanced_parameters import QuantizationParameters
+
+    fixes = nncf.OverflowFix
+    options: dict[str, Any] = {"overflow_fix": fixes.ENABLE if fix else fixes.DISABLE}
+    if "per_channel" in wishes:
+        weights = QuantizationParameters(per_channel=wishes["per_channel"] == "yes")
+        options["weights_quantization_params"] = weights
+    if "calibration" in wishes:
+        options["activations_range_estimator_params"] = _ranges(wishes)
+    return nncf.AdvancedQuantizationParameters(**options)
+
+
+def _ranges(wishes: Mapping[str, str]) -> Any:
+    """How the ranges of activations follow from the samples; without a wish, NNCF's own way."""
+    from nncf.quantization import range_estimator as ranges
+
+    if wishes["calibration"] == "minmax":
+        return ranges.RangeEstimatorParametersSet.MINMAX
+    if wishes["calibration"] != "percentile":
+        raise UnsupportedError(f"nncf: has no calibration by {wishes['calibration']}")
+    beyond = 1 - float(wishes.get("percentile", _PERCENTILE)) / 100
+    both = ranges.StatisticsCollectorParameters(
+        statistics_type=ranges.StatisticsType.QUANTILE,
+        aggregator_type=ranges.AggregatorType.MEAN,
+        quantile_outlier_prob=beyond,
+    )
+    return ranges.RangeEstimatorParameters(min=both, max=both)
+
+
+def _ignored(nncf: Any, model: Any, wishes: Mapping[str, str]) -> Any:
+    """What stays in floating point. Raises UnsupportedError for what NNCF can't be told."""
+    if "include" in wishes:
+        raise UnsupportedError("nncf: takes no list of operators to include; exclude the others")
+    wanted = json.loads(wishes.get("exclude", "[]"))
+    names = {name for each in wanted for name in excluded(model, each)}
+    return nncf.IgnoredScope(names=sorted(names)) if names else None
+
+
+def excluded(model: Any, name: str) -> set[str]:
+    """The operations that an ONNX operator type, node or value stands for; without any, none.
+
+    A convolution's node is the addition of its bias here, and the product an operation before it.
+    """
+    types = _TYPES.get(name, (name,))
+    found = {
+        str(op.get_friendly_name())
+        for op in model.get_ops()
+        if op.get_type_name() in types
+        or op.get_friendly_name() == name
+        or any(name in output.get_names() for output in op.outputs())
+    }
+    products = {f"{each}/WithoutBiases" for each in found}
+    return found | {
+        str(op.get_friendly_name()) for op in model.get_ops() if op.get_friendly_name() in products
+    }
+
+
+def _nncf() -> Any:
+    try:
+        with quiet():
+            import nncf
+
+            nncf.set_log_level(logging.ERROR)
+    except Exception as error:  # a broken installation raises anything
+        raise UnavailableError(f"nncf can't be imported: {error}", fix=INSTALL) from error
+    return nncf
+
+
+def _nncf_device(nncf: Any, target: Target) -> Any:
+    """NNCF's set of rules for the device; ANY (those of a CPU) where it can be several."""
+    only = next(iter(target.types)) if len(target.types) == 1 else "ANY"
+    return getattr(nncf.TargetDevice, only, nncf.TargetDevice.ANY)
+
+
+def cpu_flags() -> Optional[frozenset[str]]:
+    """The CPU's features as Linux names them; None where unknown."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip().lower() in ("flags", "features"):
+            return frozenset(value.split())
+    return None
+
+
+def needs_overflow_fix(target: Target, flags: Optional[frozenset[str]]) -> bool:
+    """Whether int8 products may saturate: x86 CPUs without an int8 dot product add in int16.
+
+    Weights of 7 bits are then exact, at no cost. Where nothing is known of the CPU: yes.
+    """
+    if target.types and "CPU" not in target.types:
+        return False
+    if flags is None:
+        return True
+    if not {"sse2", "avx", "avx2"} & flags:  # not x86; the kernels of other CPUs widen to int32
+        return False
+    return not flags & _INT8_DOT
+
+
+def looks_like_transformer(model: Any) -> bool:
+    """Whether the graph has attention (a matrix product of a softmax) and layer normalization."""
+    kinds = {op.get_type_name() for op in model.get_ops()}
+    normalized = "MVN" in kinds or {"ReduceMean", "SquaredDifference"} <= kinds
+    normalized = normalized or ("ReduceMean" in kinds and bool({"Sqrt", "Power"} & kinds))
+    if "ScaledDotProductAttention" in kinds:
+        return True
+    softmax = [op for op in model.get_ops() if op.get_type_name() in ("Softmax", "SoftMax")]
+    return normalized and any(_feeds_matmul(op) for op in softmax)
+
+
+def _feeds_matmul(op: Any, depth: int = 4) -> bool:
+    """Whether an operation's result goes into a matrix product, perhaps through a reshape."""
+    through = {
+        "Convert",
+        "FakeQuantize",
+        "Identity",
+        "Multiply",
+        "Reshape",
+        "Select",
+        "Squeeze",
+        "Transpose",
+    }
+    for consumer in (
+        port.get_node() for output in op.outputs() for port in output.get_target_inputs()
+    ):
+        kind = consumer.get_type_name()
+        if kind == "MatMul" or (depth and kind in through and _feeds_matmul(consumer, depth - 1)):
+            return True
+    return False
