@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness import jobs, variants, wire
+from harness import jobs, saturation, variants, wire
 from harness.cache import Cache, Entry, file_sha256, key_of
 from harness.errors import UnsupportedError
-from harness.record import BuildRecord
+from harness.record import AddRecord, BuildRecord
 from harness.setup import Setup, ask_parent_side
-from harness.types import FLOOR, Candidate, Engine, Stage, Status
+from harness.types import FLOOR, Candidate, Engine, Precision, Stage, Status
 
 FORMAT = 1
 """Raised when engines made by an earlier version of this project must not be used again."""
+
+_SEEN: Mapping[bool | None, tuple[str, ...]] = {
+    True: ("int8 products saturate here (measured): weights of 7 bits",),
+    False: ("int8 products are exact here (measured)",),
+    None: (),
+}
 
 VARIANT_FILE = "model.onnx"
 OWN_FILES = "files"
@@ -31,12 +38,21 @@ class Made:
 
 
 class Builder:
-    """Makes each distinct engine of a run once."""
+    """Makes each distinct engine of a run once.
 
-    def __init__(self, setup: Setup, cache: Cache) -> None:
+    added: what the recipes stand for that a run came up with itself.
+    """
+
+    def __init__(self, setup: Setup, cache: Cache, added: Iterable[AddRecord] = ()) -> None:
         self._setup = setup
         self._cache = cache
+        self._added = {each.candidate.engine_key: _recipe_of(each) for each in added}
         self._variants: dict[tuple[str, tuple[tuple[str, str], ...]], Entry | jobs.Refused] = {}
+        self._saturating: dict[tuple[str, str], bool | None] = {}
+
+    def add(self, added: AddRecord) -> None:
+        """Know what a new candidate's recipe stands for."""
+        self._added[added.candidate.engine_key] = _recipe_of(added)
 
     def make(self, candidate: Candidate) -> Made:
         """The candidate's engine: from the cache, or built now."""
@@ -53,14 +69,16 @@ class Builder:
         model = self._setup.model
         notes: tuple[str, ...] = ()
         took_ns = 0
-        if candidate.recipe in variants.DERIVED:
+        if recipe.name in variants.DERIVED:
             variant = self._variant(recipe)
             if isinstance(variant, jobs.Refused):
                 return _refused(variant, record)
             model = str(variant.folder / VARIANT_FILE)
             notes, took_ns = tuple(variant.meta["notes"]), variant.meta["took_ns"]
+        notes = (*notes, *_SEEN[self._saturates(candidate)])
         record = record.model_copy(update={"notes": notes, "build_ns": took_ns})
-        return self._build(candidate, model, record)
+        own = variants.SOURCE if recipe.name == FLOOR else recipe.name
+        return self._build(candidate, model, own, record)
 
     def _record(self, candidate: Candidate, recipe: variants.Recipe) -> BuildRecord:
         """The record of a build that has not begun."""
@@ -78,11 +96,44 @@ class Builder:
 
     def _recipe(self, candidate: Candidate) -> variants.Recipe:
         """Resolved for this host. Raises UnsupportedError for wishes that it can't meet."""
+        if candidate.engine_key in self._added:
+            return self._added[candidate.engine_key]
         name, precision, wishes = candidate.recipe, candidate.precision, self._setup.quantization
+        saturates = self._saturates(candidate)
         if name not in variants.DERIVED:
-            return variants.own(name, precision, wishes, saturates=None)
-        isa = self._setup.isa
-        return variants.resolve(name, precision, isa=isa, device=candidate.device, wishes=wishes)
+            return variants.own(name, precision, wishes, saturates=saturates)
+        return variants.resolve(
+            name,
+            precision,
+            isa=self._setup.isa,
+            device=candidate.device,
+            wishes=wishes,
+            saturates=saturates,
+        )
+
+    def _saturates(self, candidate: Candidate) -> bool | None:
+        """Whether int8 products do, seen on this host; None where unknown or of no account.
+
+        The portable file is one for all backends: it suffices that one's products saturate.
+        """
+        recipe = candidate.recipe
+        wished = self._setup.quantization.reduce_range is not None
+        if candidate.precision is not Precision.INT8 or recipe == variants.SOURCE or wished:
+            return None
+        backends = self._setup.homes if recipe == "qdq-portable" else (candidate.backend,)
+        found = {self._seen_to_saturate(backend, candidate.device) for backend in backends}
+        return True if True in found else False if False in found else None
+
+    def _seen_to_saturate(self, backend: str, device: str) -> bool | None:
+        if (backend, device) not in self._saturating:
+            usable = self._setup.probes[backend].device(device) is not None
+            adapter = source_sha256(self._setup.homes[backend].location.module)
+            self._saturating[backend, device] = (
+                saturation.find(self._setup, backend, device, self._cache, adapter)
+                if usable
+                else None
+            )
+        return self._saturating[backend, device]
 
     def _parts(self, candidate: Candidate, recipe: variants.Recipe) -> dict[str, object]:
         """All that the engine depends on."""
@@ -148,6 +199,7 @@ class Builder:
         self,
         candidate: Candidate,
         model: str,
+        recipe: str,
         record: BuildRecord,
     ) -> Made:
         """Build what the record describes; it has the variant's notes and time already."""
@@ -159,7 +211,7 @@ class Builder:
             backend=setup.homes[candidate.backend].location,
             model=model,
             precision=candidate.precision,
-            recipe=variants.SOURCE if candidate.recipe == FLOOR else candidate.recipe,
+            recipe=recipe,
             device=candidate.device,
             inputs=setup.inputs,
             calibration=setup.calibration,
@@ -178,6 +230,10 @@ class Builder:
         meta = {"engine": wire.encode(engine), "took_ns": (record.build_ns or 0) + answer.took_ns}
         entry = self._cache.put("engines", record.engine_key, workdir, meta)
         return _made(entry, record, cached=False)
+
+
+def _recipe_of(added: AddRecord) -> variants.Recipe:
+    return variants.Recipe(added.recipe, added.recipe_parameters)
 
 
 def source_sha256(module: str) -> str:

@@ -14,6 +14,7 @@ from harness.errors import BackendError, UnsupportedError
 from harness.types import FLOOR
 from harness.variants.recipes import (
     DERIVED,
+    PROBE,
     RECIPES,
     SHARED,
     SOURCE,
@@ -25,6 +26,7 @@ from harness.variants.recipes import (
 
 __all__ = [
     "DERIVED",
+    "PROBE",
     "RECIPES",
     "SHARED",
     "SOURCE",
@@ -52,7 +54,7 @@ def make(recipe: Recipe, source: str, out: str, calibration: Calibration | None)
         raise UnsupportedError(f"the recipe {recipe.name} is not made from the model here")
     if RECIPES.get(recipe.name) and (calibration is None or not len(calibration)):
         raise BackendError(f"the recipe {recipe.name} needs calibration samples, and got none")
-    from harness.variants import floor, half, quantized, weights
+    from harness.variants import floor, half, probe, quantized, weights
     from harness.variants.quiet import quiet
 
     params = dict(recipe.params)
@@ -60,6 +62,8 @@ def make(recipe: Recipe, source: str, out: str, calibration: Calibration | None)
         with quiet():
             if recipe.name == FLOOR:
                 return floor.make(source, out)
+            if recipe.name == PROBE:
+                return probe.make(out)
             if recipe.name == "fp16":
                 return half.make(source, out, keep_io=params["io"] == "fp32")
             if recipe.name == "dynamic":

@@ -38,8 +38,11 @@ a classifier of files all its accuracy, and OpenVINO 2026.4.1 crashed on them). 
 the weights of matrix products by blocks, and the products stay in floating point.
 """
 
+PROBE = "saturation-probe"
+"""Of no candidate: a model of our own, see :mod:`harness.saturation`."""
+
 SHARED = tuple(RECIPES)
-DERIVED = (*SHARED, FLOOR)
+DERIVED = (*SHARED, FLOOR, PROBE)
 """What :func:`harness.variants.make` makes."""
 
 _PRECISIONS = {
@@ -117,7 +120,7 @@ def resolve(
     int8 products were seen to saturate on the device; None: to be told from ``isa``. Raises
     UnsupportedError for an unknown name, or what the recipe doesn't make.
     """
-    if name in (SOURCE, FLOOR):
+    if name in (SOURCE, FLOOR, PROBE):
         return Recipe(name)
     if name not in RECIPES:
         raise UnsupportedError(
