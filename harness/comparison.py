@@ -28,16 +28,15 @@ from harness.analysis import (
     engine_key,
     launch_value,
 )
+from harness.certificates import Drop, paired_drop
 from harness.evidence import ALPHA, MARGIN, Evidence
 from harness.noise import Tier, tier
 from harness.record import RunRecord
 from harness.stats import (
     ENOUGH,
-    Drop,
     Interval,
     Verdict,
     geometric_interval,
-    paired_drop,
     verdict,
 )
 from harness.store import Results

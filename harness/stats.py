@@ -12,16 +12,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 Array = np.ndarray[Any, Any]
 
 CONFIDENCE = 0.95
 ENOUGH = 2
 """Of anything whose spread is asked for: rounds, launches, candidates."""
-
-EXACT_BELOW = 10
-"""With fewer discordant pairs than this the exact binomial bound is used, else Tango's."""
 
 
 class Verdict(StrEnum):
@@ -148,141 +145,3 @@ def judge_limit(value: Interval, limit: float) -> Answer:
     if value.low > limit:
         return Answer.MISSES
     return Answer.UNRESOLVED
-
-
-@dataclass(frozen=True)
-class Drop:
-    """How much worse a candidate's metric is than the reference's on the same samples.
-
-    Positive is worse. low and high are one-sided 95 % bounds each. losses and gains: samples that
-    only the reference, or only the candidate, got right; None for metrics that are not right or
-    wrong.
-    """
-
-    value: float
-    low: float
-    high: float
-    samples: int
-    losses: int | None = None
-    gains: int | None = None
-
-    def judge(self, limit: float) -> Answer:
-        """Whether the drop is certified to be within the limit, or to exceed it."""
-        if self.high <= limit:
-            return Answer.MEETS
-        return Answer.MISSES if self.low > limit else Answer.UNRESOLVED
-
-    def more_samples(self, limit: float) -> int | None:
-        """How many more samples would certify, if they went on like these; None: no number would.
-
-        A projection, not a promise: the rates seen so far are taken for the truth.
-        """
-        if self.losses is None or self.gains is None or self.value >= limit > 0 or limit <= 0:
-            return None
-        rates = self.losses / self.samples, self.gains / self.samples
-        low, high = self.samples, self.samples
-        while _project(rates, high) > limit:
-            low, high = high, high * 2
-            if high > 10**8:
-                return None
-        while high - low > max(1, low // 200):
-            middle = (low + high) // 2
-            low, high = (low, middle) if _project(rates, middle) <= limit else (middle, high)
-        return high - self.samples
-
-
-def _project(rates: tuple[float, float], samples: int) -> float:
-    losses, gains = (round(rate * samples) for rate in rates)
-    return binary_drop(losses, gains, samples).high
-
-
-def paired_drop(reference: Array, candidate: Array, *, higher_is_better: bool = True) -> Drop:
-    """Compare per-sample scores [n] of one metric on the same samples.
-
-    Scores of 0 and 1 are compared by discordant pairs, others by Student's t on their differences.
-    While fewer than 10 samples differ, a t interval knows nothing of those to come; the bound is
-    then Hoeffding's (1963, theorem 1) for the mean loss of scores within their range. Raises
-    ValueError if the two aren't of one length, or empty.
-    """
-    if reference.shape != candidate.shape or reference.size == 0:
-        raise ValueError(f"scores of {reference.size} and {candidate.size} samples")
-    if _is_binary(reference) and _is_binary(candidate):
-        losses = int(((reference == 1) & (candidate == 0)).sum())
-        gains = int(((reference == 0) & (candidate == 1)).sum())
-        if not higher_is_better:
-            losses, gains = gains, losses
-        return binary_drop(losses, gains, reference.size)
-    worse = (reference - candidate) if higher_is_better else (candidate - reference)
-    mean = float(worse.mean())
-    if np.count_nonzero(worse) < EXACT_BELOW:
-        most = _range(np.concatenate([reference, candidate]))
-        high = most * bounded_mean_upper(float(np.maximum(worse, 0).mean()) / most, worse.size)
-        low = -most * bounded_mean_upper(float(np.maximum(-worse, 0).mean()) / most, worse.size)
-        return Drop(mean, low, high, worse.size)
-    half = _t_half_width(worse, 2 * CONFIDENCE - 1)  # two-sided 90 % = one-sided 95 %
-    return Drop(mean, mean - half, mean + half, worse.size)
-
-
-def _range(scores: Array) -> float:
-    """What a sample can lose at most: 1 for scores within 0 and 1, else the range seen."""
-    if scores.min() >= 0 and scores.max() <= 1:
-        return 1.0
-    return float(np.ptp(scores)) or 1.0
-
-
-def bounded_mean_upper(mean: float, samples: int, confidence: float = CONFIDENCE) -> float:
-    """The upper bound of the mean of values within 0 and 1: samples x KL(mean, bound) = ln 1/alpha.
-
-    With a mean of 0 it is Clopper and Pearson's for no event.
-    """
-    budget = math.log(1 / (1 - confidence)) / samples
-
-    def excess(bound: float) -> float:
-        kept = mean * math.log(mean / bound) if mean > 0 else 0.0
-        lost = (1 - mean) * math.log((1 - mean) / (1 - bound)) if mean < 1 else 0.0
-        return kept + lost - budget
-
-    top = 1 - 1e-12
-    if mean >= top or excess(top) < 0:
-        return 1.0
-    return float(optimize.brentq(excess, max(mean, 1e-12), top))
-
-
-def _is_binary(scores: Array) -> bool:
-    return bool(np.isin(scores, (0.0, 1.0)).all())
-
-
-def binary_drop(losses: int, gains: int, samples: int) -> Drop:
-    """The drop from ``losses`` and ``gains`` among ``samples``, with one-sided 95 % bounds.
-
-    The score interval for paired proportions (Tango 1998, Statistics in Medicine 17:891-908); with
-    few discordant pairs the upper bound is that of P(loss), which no drop exceeds, and exact
-    (Clopper and Pearson 1934): no loss in 299 samples certifies 1 %.
-    """
-    value = (losses - gains) / samples
-    few = losses + gains < EXACT_BELOW
-    high = _exact_upper(losses, samples) if few else _tango_upper(losses, gains, samples)
-    low = -_tango_upper(gains, losses, samples)
-    return Drop(value, low, high, samples, losses, gains)
-
-
-def _exact_upper(events: int, samples: int) -> float:
-    if events >= samples:
-        return 1.0
-    return float(stats.beta.ppf(CONFIDENCE, events + 1, samples - events))
-
-
-def _tango_upper(losses: int, gains: int, samples: int) -> float:
-    z = float(stats.norm.ppf(CONFIDENCE))
-
-    def excess(delta: float) -> float:
-        a = 2.0 * samples
-        b = -losses - gains + (2 * samples - losses + gains) * delta
-        c = -gains * delta * (1 - delta)
-        nuisance = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
-        variance = samples * (2 * nuisance + delta * (1 - delta))
-        return (losses - gains - samples * delta) + z * math.sqrt(max(0.0, variance))
-
-    # At the estimate itself the equation has a root of no meaning where no, or every, pair differs.
-    start = (losses - gains) / samples + 1e-12
-    return float(optimize.brentq(excess, start, 1.0)) if excess(1.0) < 0 else 1.0

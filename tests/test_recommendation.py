@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from harness import analysis as analyse_module
 from harness import recommendation as recommend_module
+from harness.certificates import Drop
 from harness.evidence import Evidence, plan_looks
 from harness.record import Skip
-from harness.stats import Answer, Drop, Interval, Verdict
+from harness.stats import Answer, Interval, Verdict
 from harness.types import Precision, Scenario, Status
 
 analyse, Analysis, Summary = (

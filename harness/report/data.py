@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from harness.certificates import Drop
 from harness.recommendation import Judgement
 from harness.record import DataUse
 from harness.report import words
 from harness.report.notes import control, noise, notes
 from harness.report.value import Report
-from harness.stats import Drop, Interval
+from harness.stats import Interval
 from harness.tails import Tail
 from harness.types import Settings, Share, TensorSpec
 

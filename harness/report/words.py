@@ -6,10 +6,11 @@ import math
 
 from harness import noise
 from harness.analysis import Summary
+from harness.certificates import Drop
 from harness.recommendation import Check, Judgement, Limits
 from harness.report import format as fmt
 from harness.report.value import Report
-from harness.stats import Answer, Drop, Interval, Verdict
+from harness.stats import Answer, Interval, Verdict
 from harness.tails import ENOUGH_LAUNCHES
 from harness.types import Executed
 
