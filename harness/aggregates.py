@@ -38,33 +38,17 @@ def value_of(metric: str, rows: Array) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def batch_values(metric: str, rows: Array, picks: Array) -> Array:
+def weighted_values(metric: str, rows: Array, weights: Array) -> Array:
     """The values of many draws of rows [samples, width]: float64 [draws], NaN where there is none.
 
-    picks: the samples of each draw, integers [draws, picked]. As ``value_of(metric, rows[pick])``
-    for each, but faster.
+    weights: how often each sample counts, integers [draws, samples]. As :func:`value_of` of the
+    rows repeated so often, but much faster.
     """
-    samples = len(rows)
-
-    def weights(some: Array) -> Array:
-        counts = [np.bincount(pick, minlength=samples) for pick in some]
-        return np.array(counts, dtype=np.float64).reshape(len(some), samples)
-
-    return _in_parts(_values(metric, rows), picks, samples, weights)
-
-
-def weighted_values(metric: str, rows: Array, weights: Array) -> Array:
-    """As :func:`batch_values`, by how often each sample counts: integers [draws, samples]."""
-    return _in_parts(_values(metric, rows), weights, len(rows), lambda some: some)
-
-
-def _in_parts(
-    values: Values, draws: Array, samples: int, weights: Callable[[Array], Array]
-) -> Array:
-    step = max(1, _AT_ONCE // max(1, samples))
+    values = _values(metric, rows)
+    step = max(1, _AT_ONCE // max(1, len(rows)))
     parts = [
-        values(weights(draws[first : first + step]).astype(np.float64))
-        for first in range(0, len(draws), step)
+        values(weights[first : first + step].astype(np.float64))
+        for first in range(0, len(weights), step)
     ]
     return np.concatenate(parts) if parts else np.empty(0)
 

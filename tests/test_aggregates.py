@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 from sklearn import metrics as sklearn_metrics
 
 from harness import metrics
-from harness.aggregates import batch_values, value_of, weighted_values
+from harness.aggregates import value_of, weighted_values
 
 Array = np.ndarray[Any, Any]
 
@@ -310,41 +310,43 @@ def cases() -> dict[str, Array]:
     }
 
 
+def counts(picks: Array, samples: int) -> Array:
+    return np.array([np.bincount(pick, minlength=samples) for pick in picks])
+
+
 @pytest.mark.parametrize("name", cases())
 def test_draws_have_the_values_of_the_rows_that_they_pick(name: str) -> None:
     rows = cases()[name]
     picks = random(1).integers(0, len(rows), (20, len(rows)))
-    each = [value_of(name, rows[pick]) for pick in picks]
-    assert batch_values(name, rows, picks) == pytest.approx(np.array(each, dtype=np.float64))
+    each = np.array([value_of(name, rows[pick]) for pick in picks], dtype=np.float64)
+    assert weighted_values(name, rows, counts(picks, len(rows))) == pytest.approx(each)
     # Leaving one sample out, as a jackknife does.
     weights = 1 - np.eye(len(rows), dtype=int)[:5]
-    each = [value_of(name, rows[weight > 0]) for weight in weights]
-    assert weighted_values(name, rows, weights) == pytest.approx(np.array(each))
+    each = np.array([value_of(name, rows[weight > 0]) for weight in weights])
+    assert weighted_values(name, rows, weights) == pytest.approx(each)
 
 
 def test_draws_of_boxes_have_the_values_of_the_rows_that_they_pick() -> None:
     rows = box_rows(*scene(5))
     # Each sample once or never: several at the same score have no order that repeats.
     picks = np.array([np.sort(random(draw).permutation(12)[:8]) for draw in range(5)])
-    each = [value_of("map", rows[pick]) for pick in picks]
-    assert batch_values("map", rows, picks) == pytest.approx(np.array(each, dtype=np.float64))
+    each = np.array([value_of("map", rows[pick]) for pick in picks], dtype=np.float64)
+    assert weighted_values("map", rows, counts(picks, 12)) == pytest.approx(each)
 
 
 def test_a_draw_without_a_value_is_nan() -> None:
     rows = rows_of("auc", np.array([0.1, 0.9, 0.5]), np.array([0, 1, 0]))
-    assert np.isnan(batch_values("auc", rows, np.array([[0, 0, 2], [0, 1, 2]]))).tolist() == [
-        True,
-        False,
-    ]
-    assert batch_values("auc", rows, np.empty((0, 3), dtype=int)).shape == (0,)
+    found = weighted_values("auc", rows, np.array([[2, 0, 1], [1, 1, 1]]))
+    assert np.isnan(found).tolist() == [True, False]
+    assert weighted_values("auc", rows, np.empty((0, 3), dtype=int)).shape == (0,)
 
 
 @settings(max_examples=20)
 @given(SEEDS)
 def test_many_draws_are_looked_at_in_parts(seed: int) -> None:
     rng = random(seed)
-    rows = rng.random((3, 1))
-    picks = rng.integers(0, 3, (7, 3))
+    rows, weights = rng.random((3, 1)), rng.integers(1, 3, (7, 3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.aggregates._AT_ONCE", 6)
-        assert batch_values("mae", rows, picks) == pytest.approx(rows[picks, 0].mean(axis=1))
+        found = weighted_values("mae", rows, weights)
+    assert found == pytest.approx(weights @ rows[:, 0] / weights.sum(axis=1))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from harness import metrics
 from harness.errors import InputError, Problem
-from harness.metrics.names import OPTIONS, anchored, parse
+from harness.metrics.names import OPTIONS, anchored, parse, short
 
 
 def refused(name: str) -> tuple[Problem, ...]:
@@ -92,10 +92,18 @@ def test_paths_of_a_file_are_relative_to_it() -> None:
         assert anchored(name, "/d") == name
 
 
+def test_people_read_a_name_without_its_files() -> None:
+    assert short("cer(decoder=ids,alphabet=/a/b.txt,end=2)@y") == "cer(decoder=ids,end=2)@y"
+    assert short('cer(alphabet="/a, b.txt")@y') == "cer@y"
+    for name in ("top1@y", "f1(average=micro)", "module:function", "no(alphabet=a)", "cer(a"):
+        assert short(name) == name
+
+
 @given(st.text(max_size=30))
 def test_no_name_makes_trouble(name: str) -> None:
     for text in (name, f"f1({name})", f"cer(alphabet={name})", f"top1@{name}"):
         assert isinstance(anchored(text, "/d"), str)
+        assert isinstance(short(text), str)
         try:
             assert parse(text).base in OPTIONS
         except InputError:

@@ -20,7 +20,7 @@ import numpy as np
 from harness.datasets import is_function, load_function
 from harness.metrics import pooled, scores, text
 from harness.metrics.closeness import Comparer, Comparison, compare
-from harness.metrics.names import anchored, parse
+from harness.metrics.names import anchored, parse, short
 from harness.metrics.outputs import Array, Outputs, Truth, by_sample, class_scores
 from harness.metrics.sanity import Sanity, sanity
 from harness.metrics.scores import cosines
@@ -42,6 +42,7 @@ __all__ = [
     "join",
     "parse",
     "sanity",
+    "short",
 ]
 
 

@@ -181,6 +181,22 @@ def _unfit(
     return [Problem(where, what, fix) for what, fix in faults]
 
 
+def short(name: str) -> str:
+    """The name as people read it: without its files, which may be long paths."""
+    match = _NAME.fullmatch(name)
+    options = OPTIONS.get(match["base"].strip(), {}) if match else {}
+    if not match or not match["options"] or not options:
+        return name
+    kept = [
+        f"{option['key']}={option['value']}"
+        for option in _OPTION.finditer(match["options"])
+        if options.get(option["key"]) is not _FILE and option["key"]
+    ]
+    start, end = match.span("options")
+    inner = f"({','.join(kept)})" if kept else ""
+    return name[: start - 1] + inner + name[end + 1 :]
+
+
 def anchored(name: str, folder: str) -> str:
     """The name with relative paths among its options resolved against ``folder``.
 
