@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import metrics
+from harness.config import load_sweep
 from harness.errors import InputError, Problem
 from harness.metrics.names import OPTIONS, anchored, parse, short
 
@@ -120,3 +122,21 @@ def test_what_is_anchored_is_still_understood(path: str) -> None:
     after = parse(anchored(name, "/d"))
     assert after.options["alphabet"].startswith("/")
     assert (after.base, after.output) == (before.base, before.output)
+
+
+def test_a_sweep_file_names_an_alphabet_beside_itself(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").touch()
+    (tmp_path / "d.npz").touch()
+    file = tmp_path / "sweep.toml"
+    file.write_text('model = "m.onnx"\ndata = "d.npz"\nmetric = "cer(alphabet=a.txt)"\n')
+    assert load_sweep(file).metric == f"cer(alphabet={tmp_path}/a.txt)"
+    given = load_sweep(file, {"metric": "cer(alphabet=a.txt)"})
+    assert given.metric == "cer(alphabet=a.txt)"  # the command line's are the working directory's
+
+
+def test_the_documentation_has_every_metric_and_option() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    for base, options in OPTIONS.items():
+        assert re.search(rf"^\| .*`{base}\b", page, re.MULTILINE), base
+        for option in options:
+            assert re.search(rf"^\| `.*\b{option}\b", page, re.MULTILINE), f"{base}: {option}"
