@@ -14,14 +14,17 @@ LARGE_BYTES = 1_500_000_000
 _EMBEDDED_BYTES = 1024  # tensors smaller than this stay in the model
 
 
-def is_large(path: str) -> bool:
-    """Whether what is made of the model has to keep its weights beside it."""
+def is_large(path: str, model: Any = None) -> bool:
+    """Whether what is made of the model has to keep its weights beside it.
+
+    model: what the file holds, where it was read already, without its external data.
+    """
     import onnx
     from onnx.external_data_helper import uses_external_data
 
     if Path(path).stat().st_size > LARGE_BYTES:
         return True
-    model = onnx.load(path, load_external_data=False)
+    model = model or onnx.load(path, load_external_data=False)
     return any(uses_external_data(tensor) for tensor in initializers(model.graph))
 
 

@@ -15,12 +15,15 @@ _LARGEST = 65504.0  # of float16
 
 def make(source: str, out: str, *, keep_io: bool) -> tuple[str, ...]:
     """Convert; inputs and outputs stay float32 if ``keep_io``. Notes as of ``variants.make``."""
+    import onnx
     from onnx import TensorProto
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    large = is_large(source)
-    model = _inferred(source, Path(out).parent) if large else _load(source)
+    model = onnx.load(source, load_external_data=False)
+    large = is_large(source, model)
+    if large:
+        model = _inferred(source, Path(out).parent)
     floats = [each for each in initializers(model.graph) if each.data_type == TensorProto.FLOAT]
     if not floats:
         raise UnsupportedError("the model has no float32 weights that could become float16")
@@ -44,12 +47,6 @@ def make(source: str, out: str, *, keep_io: bool) -> tuple[str, ...]:
     if clipped:
         notes.append(f"{clipped} weights beyond the range of float16 were clipped")
     return tuple(notes)
-
-
-def _load(source: str) -> Any:
-    import onnx
-
-    return onnx.load(source)
 
 
 def _inferred(source: str, folder: Path) -> Any:

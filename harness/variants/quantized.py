@@ -195,9 +195,11 @@ def _tidy(path: str) -> None:
     kept = {tensor.name for tensor in flat}
     for value in [value for value in model.graph.value_info if value.name in kept]:
         model.graph.value_info.remove(value)
-    for node in model.graph.node:
-        node.name = node.name or f"{node.op_type} {node.output[0]}"
-    onnx.save_model(model, path)
+    nameless = [node for node in model.graph.node if not node.name]
+    for node in nameless:
+        node.name = f"{node.op_type} {node.output[0]}"
+    if flat or nameless:
+        onnx.save_model(model, path)
 
 
 def _upgraded(source: str, target: str, notes: list[str], *, large: bool) -> str:
