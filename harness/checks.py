@@ -7,14 +7,15 @@ so that the user mends them in one go.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 import numpy as np
 
-from harness import datasets, fitting, images, metrics, modelfile, sources
+from harness import datasets, fitting, images, metrics, modelfile, sources, stateful
 from harness.datasets import LABELS, DataRef, Dataset, Header, Layout
 from harness.errors import InputError, Problem
 from harness.fitting import Labels, Seen
@@ -22,6 +23,7 @@ from harness.images import Preprocessing
 from harness.metrics import Metric
 from harness.modelfile import ModelInfo
 from harness.sources import Source
+from harness.stateful import Sequences, Wire
 from harness.types import TensorSpec
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ class Checked:
     data, calibration: None where none was given. metric: the name asked for, or the one chosen
     by the labels and the first output. warnings: what the user should know all the same. excluded:
     the samples (of ``calibration``, else of ``data``) that don't calibrate, since they validate.
+    sequences: how the data feed a stateful model; None for any other.
     """
 
     model: ModelInfo
@@ -45,6 +48,7 @@ class Checked:
     metric: str
     warnings: tuple[str, ...]
     excluded: tuple[int, ...] = ()
+    sequences: Optional[Sequences] = None
 
 
 def check(
@@ -58,14 +62,16 @@ def check(
     calibration_samples: int = 0,
     seed: int = 0,
     declared: Optional[Preprocessing] = None,
+    state: Optional[Mapping[str, str]] = None,
 ) -> Checked:
     """Check everything the user brings. Raises InputError with all problems at once.
 
     data_source, calibration_source: see :mod:`harness.sources`; what isn't shards is spooled into a
     new folder within ``spool_folder``, images by what is ``declared``. batch: samples per inference
     asked for. calibration_samples, seed: of the split, where there are no data for calibration
-    only. Without a metric's name: ``top1`` for integer labels and class scores, ``mae`` for
-    floating labels, else agreement with the reference (``agreement`` for class scores, ``cosine``).
+    only. state: the output that feeds each state input (:mod:`harness.stateful`). Without a
+    metric's name: ``top1`` for integer labels and class scores, ``mae`` for floating labels, else
+    agreement with the reference (``agreement`` for class scores, ``cosine``).
     """
     problems: list[Problem] = []
     model = _collect(problems, lambda: modelfile.inspect(model_path))
@@ -76,32 +82,53 @@ def check(
         for where, name in named
     )
     metric = _collect(problems, lambda: metrics.get(metric_name)) if metric_name else None
-    warnings: list[str] = []
-    scans = {}
-    for where, ref in (("--data", data), ("--calibration", calibration)):
-        if model is not None and ref is not None:
-            scans[where] = _Scan(ref, where, model.inputs)
-            problems += scans[where].run()
-    if model is not None:
-        scan = scans.get("--data")
-        problems += _batch_problems(model.inputs, scan, batch)
-        seen = None if scan is None else scan.seen()
-        if metric is None and not metric_name:
-            metric = metrics.get(fitting.default_metric(model.outputs, seen))
-        if metric is not None:
-            problems += fitting.problems(metric, model.outputs, seen)
-            warnings += _warnings(metric, metric_name, scan)
-    excluded: tuple[int, ...] = ()
-    if data is not None and calibration is not None and data.sha256 == calibration.sha256:
-        what = f"the same content as --data, {data.source}"
-        problems.append(Problem("--calibration", what, _OWN_SAMPLES))
-    elif data is not None and not problems:
-        own = None if calibration is None else scans["--calibration"]
-        excluded, noted = _overlap(scans["--data"], own, calibration_samples, seed)
-        warnings += noted
-    if problems or model is None or metric is None:
+    same = data is not None and calibration is not None and data.sha256 == calibration.sha256
+    if same:
+        problems.append(
+            Problem("--calibration", f"the same content as --data, {data_source}", _OWN_SAMPLES)
+        )
+    if model is None:
         raise InputError(problems)
-    return Checked(model, data, calibration, metric.name, tuple(warnings), excluded)
+    outputs = model.outputs
+    wires: tuple[Wire, ...] = ()
+    if state:
+        found = _collect(problems, lambda: stateful.wire(inputs, outputs, state))
+        if found is None:
+            raise InputError(problems)
+        wires = found
+        outputs = tuple(stateful.states_last({each.name: each for each in outputs}, wires).values())
+    refs = {"--data": data, "--calibration": calibration}
+    scans = {where: _scanned(problems, ref, where, inputs, wires) for where, ref in refs.items()}
+    scan = scans["--data"]
+    problems += _batch_problems(inputs, scan, batch)
+    if metric is None and not metric_name:
+        seen = None if scan is None else scan.seen()
+        metric = metrics.get(fitting.default_metric(outputs, seen))
+    if metric is not None:
+        problems += _metric_problems(metric, outputs, scan)
+    if problems or metric is None:
+        raise InputError(problems)
+    warnings = _warnings(metric, metric_name, scan)
+    if scan is None:
+        return Checked(model, data, calibration, metric.name, tuple(warnings))
+    excluded, noted = _overlap(scan, scans["--calibration"], calibration_samples, seed)
+    sequences = None
+    if wires:
+        sequences = Sequences(scan.specs, wires)
+        noted += stateful.notes(sequences, last=metric.needs_labels and not scan.per_step)
+    warnings += noted
+    return Checked(model, data, calibration, metric.name, tuple(warnings), excluded, sequences)
+
+
+def _metric_problems(
+    metric: Metric, outputs: tuple[TensorSpec, ...], scan: Optional[_Scan]
+) -> list[Problem]:
+    if scan is None:
+        return fitting.problems(metric, outputs, None)
+    problems = fitting.problems(metric, outputs, scan.seen())
+    if scan.per_step:
+        problems += stateful.label_problems(scan.ref, scan.specs, metric, "--data")
+    return problems
 
 
 def _collect(problems: list[Problem], step: Callable[[], T]) -> Optional[T]:
@@ -120,34 +147,76 @@ def _find(problems: list[Problem], source: Source) -> Optional[DataRef]:
     return _collect(problems, lambda: sources.find(source))
 
 
+def _scanned(
+    problems: list[Problem],
+    ref: Optional[DataRef],
+    where: str,
+    inputs: tuple[TensorSpec, ...],
+    wires: tuple[Wire, ...],
+) -> Optional[_Scan]:
+    """One reading of a data set; its problems are added. None without one that can be read."""
+    if ref is None:
+        return None
+    if wires:
+        table = datasets.headers(ref.shards[0].path, where)
+        fed = _collect(problems, lambda: stateful.fed(inputs, wires, table, where))
+        if fed is None:
+            return None
+        scan = _Scan(ref, where, fed, sequences=True)
+    else:
+        scan = _Scan(ref, where, inputs)
+    problems += scan.run()
+    return scan
+
+
 class _Scan:
     """One reading of a data set against the model's inputs."""
 
-    def __init__(self, ref: DataRef, where: str, specs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self, ref: DataRef, where: str, specs: tuple[TensorSpec, ...], *, sequences: bool = False
+    ) -> None:
         self.ref = ref
+        self.specs = specs
         self.layout: Optional[Layout] = None
         self.labels: Optional[Labels] = None
         self.samples: list[bytes] = []
         self._where = where
-        self._specs = specs
+        self._sequences = sequences
         self._table = datasets.headers(ref.shards[0].path, where)
         self._not_finite: dict[str, tuple[int, int, str]] = {}
 
     def run(self) -> list[Problem]:
         """Read the set; all that is wrong with it."""
         place = f"{self._where}: {Path(self.ref.shards[0].path).name}"
-        present = [spec for spec in self._specs if spec.name in self._table]
-        problems = _name_problems(self._specs, self._table, place)
+        present = [spec for spec in self.specs if spec.name in self._table]
+        problems = _name_problems(self.specs, self._table, place)
         for spec in present:
             problems += _dtype_problems(spec, self._table[spec.name], place)
         ranks = {spec.name: len(self._table[spec.name].shape) for spec in present}
         # Only ranks matter here: whether the batch asked for can be fed is not the data's fault.
         layout = _collect(problems, lambda: datasets.layout(present, ranks, 1, place))
-        if layout is not None and len(present) == len(self._specs):
+        if layout is not None and len(present) == len(self.specs):
             self.layout = layout
         problems += self._dimension_problems(present)
         problems += self._value_problems([spec.name for spec in present])
         return problems
+
+    @cached_property
+    def per_step(self) -> bool:
+        """Whether there is a label for each step of a sequence, in any shard."""
+        if not self._sequences or not self.ref.labelled:
+            return False
+        tables = [datasets.headers(shard.path, self._where) for shard in self.ref.shards]
+        return any(
+            stateful.per_step(table[LABELS].shape, stateful.steps_of(self.specs, table))
+            for table in tables
+        )
+
+    def _label_header(self) -> Header:
+        """That of one label, whether of a sample or of a step."""
+        header = self._table[LABELS]
+        shape = header.shape[:1] + header.shape[2:] if self.per_step else header.shape
+        return Header(header.dtype, shape)
 
     def seen(self) -> Seen:
         """What a metric has to fit."""
@@ -202,7 +271,7 @@ class _Scan:
             self.samples.append(digest.digest())
 
     def _add_labels(self, first: int, labels: Any) -> None:
-        before = self.labels or Labels(self._table[LABELS], np.inf, -np.inf, None)
+        before = self.labels or Labels(self._label_header(), np.inf, -np.inf, None)
         if labels.dtype.kind not in "iubf" or not labels.size:
             self.labels = before
             return

@@ -158,7 +158,7 @@ def find(source: str, where: str, declared: Preprocessing) -> list[ImageFile]:
     if at_top:
         what = f"{len(at_top)} images beside the subfolders of classes, such as {at_top[0].name}"
         problems.append(Problem(where, what, f"move them, or list all in a {LABEL_FILE}"))
-    for name in (name for name in filled if name not in classes) if classes else ():
+    for name in [name for name in filled if name not in classes] if classes else []:
         fix = suggest(name, classes) or "[images] classes are the subfolders' names"
         problems.append(Problem(f"{where}: {name}", "is none of [images] classes", fix))
     for name in (name for name, paths in filled.items() if not paths) if not classes else ():
@@ -213,9 +213,9 @@ def _listed(folder: Path, where: str, classes: Sequence[str]) -> list[ImageFile]
         what = f"begins with {','.join(header) or 'nothing'}; expected the line file,label"
         raise InputError([Problem(place, what)])
     problems = [
-        Problem(f"{place}: line {number}", what)
+        Problem(f"{place}: line {number}", wrong)
         for number, row in enumerate(rows, start=2)
-        if (what := _row_problem(folder, row)) is not None
+        if (wrong := _row_problem(folder, row)) is not None
     ]
     if not rows:
         problems.append(Problem(place, "names no images"))

@@ -13,6 +13,7 @@ from typing import Optional
 from harness.datasets import DataRef, draw, split, stages
 from harness.errors import Problem
 from harness.images import Preprocessing
+from harness.stateful import Sequences, Wire
 from harness.types import (
     Engine,
     Executed,
@@ -92,6 +93,22 @@ class CheckJob:
     calibration_samples: int
     seed: int
     images: Optional[Preprocessing]
+    state: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class UnrollJob:
+    """Make calibration data of sequences in ``folder``, a new one. Answer: a DataRef.
+
+    keep: how many steps at most.
+    """
+
+    model: str
+    samples: Samples
+    inputs: tuple[TensorSpec, ...]
+    wires: tuple[Wire, ...]
+    keep: int
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -139,7 +156,10 @@ class Built:
 
 @dataclass(frozen=True)
 class OpenJob:
-    """Open an engine and bind the fixed sample. Answer: :class:`Opened`."""
+    """Open an engine and bind the fixed sample. Answer: :class:`Opened`.
+
+    inputs: what the data feed; with ``sequences``, these.
+    """
 
     backend: Location
     engine: Engine
@@ -147,6 +167,7 @@ class OpenJob:
     settings: Settings
     sample: Samples
     inputs: tuple[TensorSpec, ...]
+    sequences: Optional[Sequences] = None
 
 
 @dataclass(frozen=True)
@@ -283,6 +304,7 @@ class CrossCheckJob:
     samples: Samples
     inputs: tuple[TensorSpec, ...]
     kept: str
+    sequences: Optional[Sequences] = None
 
 
 @dataclass(frozen=True)
@@ -292,6 +314,65 @@ class CrossChecked:
     samples: int
     worst: float
     agrees: bool
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """Find out why static int8 fails, and what does better. Answer: :class:`Searched`.
+
+    parameters: of the recipe that failed. limit: the largest drop of the metric.
+    """
+
+    recipe: str
+    parameters: tuple[tuple[str, str], ...]
+    source: str
+    inputs: tuple[TensorSpec, ...]
+    calibration: Samples
+    metric: str
+    limit: float
+    seconds: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A variant that was tried on calibration samples.
+
+    what: in words. layers: those left in floating point beside what the recipe excludes. drop: of
+    the metric against fp32, positive is worse; None for outputs that can't be scored. sqnr_db: None
+    where there is no error, or nothing to compare. time_ns: of one inference, roughly.
+    """
+
+    what: str
+    parameters: tuple[tuple[str, str], ...]
+    layers: tuple[str, ...]
+    drop: Optional[float]
+    sqnr_db: Optional[float]
+    time_ns: Optional[float]
+    took_ns: int
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """The outputs' SQNR when these layers alone are quantized; None without any error."""
+
+    layers: tuple[str, ...]
+    sqnr_db: Optional[float]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How a search went. proposals: places in ``steps``, the safest first. stopped: as for a pass.
+
+    metric: what the drops are of; where the samples have no labels, closeness to fp32.
+    """
+
+    samples: int
+    metric: str
+    steps: tuple[Tried, ...]
+    sensitivity: tuple[LayerNoise, ...]
+    proposals: tuple[int, ...]
+    stopped: Optional[str]
 
 
 @dataclass(frozen=True)

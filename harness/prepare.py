@@ -34,6 +34,7 @@ class Prepared:
 
     checked: what :mod:`harness.checks` found of model and data. referee: the backend of the
     reference, which may be none of those that are compared; None where it can't run the model.
+    unrolled: what calibrates a stateful model, see :mod:`harness.unrolling`.
     """
 
     config: SweepConfig
@@ -45,6 +46,7 @@ class Prepared:
     homes: Mapping[str, Home]
     plan: Plan
     referee: Known | None = None
+    unrolled: datasets.DataRef | None = None
 
     @property
     def reference(self) -> Candidate | None:
@@ -60,6 +62,28 @@ class Prepared:
             self.config.measure.calibration_samples, self.checked.data.samples
         )
 
+    @property
+    def calibrating(self) -> jobs.Samples:
+        """The samples that calibrate; of a stateful model, the sequences."""
+        own, excluded, seed = self.checked.calibration, self.checked.excluded, self.config.seed
+        if own is not None:
+            limit = self.config.measure.calibration_samples
+            return jobs.Samples(own, "all", 0, seed, limit, excluded)
+        count = self.calibration_count
+        return jobs.Samples(self.checked.data, "calibration", count, seed, excluded=excluded)
+
+    @property
+    def calibration(self) -> jobs.Samples | None:
+        """What builds read: these samples, or the steps of these sequences; None if there are none.
+
+        None also where the sequences have not been stepped through.
+        """
+        chosen: jobs.Samples | None = self.calibrating
+        if self.checked.sequences is not None:
+            steps = self.unrolled
+            chosen = jobs.Samples(steps, "all", 0, self.config.seed) if steps is not None else None
+        return chosen if chosen is not None and chosen.indices() else None
+
     def setup(self) -> Setup:
         """What the steps of the run need to know."""
         checked, config = self.checked, self.config
@@ -71,30 +95,19 @@ class Prepared:
             config.seed,
             config.measure.validation_samples,
         )
-        own = checked.calibration
-        if own is not None:
-            limit = config.measure.calibration_samples
-            calibration = jobs.Samples(own, "all", 0, config.seed, limit, checked.excluded)
-        else:
-            calibration = jobs.Samples(
-                checked.data,
-                "calibration",
-                self.calibration_count,
-                config.seed,
-                excluded=checked.excluded,
-            )
         return Setup(
             model=checked.model.path,
             model_sha256=checked.model.sha256,
             inputs=checked.model.inputs,
             validation=validation,
-            calibration=calibration if len(calibration.indices()) else None,
+            calibration=self.calibration,
             homes=self.homes,
             probes={known.name: known.probe for known in (*self.knowns, *referees)},
             isa=frozenset(self.host.cpu.isa),
             timeout_s=config.measure.timeout_s,
             memory_limit_bytes=config.measure.memory_limit_bytes,
             quantization=config.quantization.wishes(),
+            sequences=checked.sequences,
         )
 
 
@@ -117,6 +130,10 @@ def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
     problems += _unwritable(Path(config.out))
     names, unknown = _chosen_backends(config)
     problems += unknown
+    if config.state and config.objective == "throughput":
+        what = "a stateful model's steps wait for each other, so none can be in flight together"
+        fix = "measure latency; to serve more sequences, run a process for each"
+        problems.append(Problem("--objective", what, fix))
     checked = _check(config, spool, problems)
     if problems:
         raise InputError(problems)
@@ -136,7 +153,7 @@ def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
         plan=Plan((), (), None),
         referee=referee,
     )
-    return _planned(prepared)
+    return _planned(_unrolled(prepared, spool))
 
 
 def _referee(knowns: Iterable[Known], model_format: str) -> Known | None:
@@ -151,10 +168,37 @@ def _referee(knowns: Iterable[Known], model_format: str) -> Known | None:
     return known if usable and model_format in known.capabilities.formats else None
 
 
+def _unrolled(prepared: Prepared, spool: Path) -> Prepared:
+    """With single steps to calibrate a stateful model on, where something is calibrated."""
+    checked, config = prepared.checked, prepared.config
+    wanted = any(
+        offer.calibrated and (not config.precisions or offer.precision in config.precisions)
+        for known in prepared.knowns
+        for offer in known.capabilities.offers
+    )
+    if checked.sequences is None or not wanted or not prepared.calibrating.indices():
+        return prepared
+    job = jobs.UnrollJob(
+        model=checked.model.path,
+        samples=prepared.calibrating,
+        inputs=checked.model.inputs,
+        wires=checked.sequences.wires,
+        keep=config.measure.calibration_samples,
+        folder=str(spool / "steps"),
+    )
+    answer = ask_parent_side(job, datasets.DataRef, Stage.PLAN, CHECK_TIMEOUT_S)
+    if isinstance(answer, jobs.Refused):
+        fix = answer.fix or "pip install 'enginepick[onnxruntime]'"
+        note = f"nothing is calibrated: its sequences can't be run ({answer.reason}; {fix})"
+        return replace(prepared, checked=replace(checked, warnings=(*checked.warnings, note)))
+    return replace(prepared, unrolled=answer)
+
+
 def _planned(prepared: Prepared) -> Prepared:
     config, checked = prepared.config, prepared.checked
     wishes = wishes_of(config, prepared.host)
-    calibrating = prepared.calibration_count if checked.calibration is None else 1
+    calibration = prepared.calibration
+    calibrating = len(calibration.indices()) if calibration is not None else 0
     plan = make_plan(
         prepared.knowns, wishes, checked.model.inputs, checked.model.format, calibrating
     )
@@ -255,6 +299,7 @@ def _check(config: SweepConfig, spool: Path, problems: list[Problem]) -> Any:
         calibration_samples=config.measure.calibration_samples,
         seed=config.seed,
         images=config.images.preprocessing() if config.images else None,
+        state=tuple(config.state.items()),
     )
     answer: Any = ask_parent_side(job, Checked, Stage.PLAN, CHECK_TIMEOUT_S)
     if isinstance(answer, jobs.Problems):

@@ -352,7 +352,8 @@ def open_job(setup: Setup, entrant: Entrant) -> jobs.OpenJob:
         device=candidate.device,
         settings=candidate.settings,
         sample=setup.validation,
-        inputs=setup.inputs,
+        inputs=setup.fed,
+        sequences=setup.sequences,
     )
 
 
@@ -363,7 +364,7 @@ def silently_replaced(candidate: Candidate, executed: Executed | None) -> str | 
     """
     if executed is None:
         return None
-    asked = "int8" if str(candidate.precision).startswith("int8") else str(candidate.precision)
+    asked = candidate.precision.runs_as
     if executed.precisions and executed.share(asked) == 0:
         ran = ", ".join(f"{share.count} in {share.name}" for share in executed.precisions)
         return f"asked for {asked}, but the compute operations ran: {ran} ({executed.detail})"

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from harness import jobs
 from harness.child import Child
+from harness.stateful import Sequences
 from harness.types import Probe, Stage, TensorSpec
 from harness.variants import Wishes
 
@@ -36,6 +37,7 @@ class Home:
 class Setup:
     """One run's fixed facts.
 
+    inputs: the model's. sequences: how the data feed a stateful model; None for any other.
     calibration is None when nothing can be calibrated. Every worker that loads the model has
     ``memory_limit_bytes``; a job that takes longer than ``timeout_s`` is killed.
     """
@@ -52,6 +54,12 @@ class Setup:
     memory_limit_bytes: int | None = None
     quantization: Wishes = field(default_factory=Wishes)
     rng: random.Random = field(default_factory=random.Random)
+    sequences: Sequences | None = None
+
+    @property
+    def fed(self) -> tuple[TensorSpec, ...]:
+        """What the validation data feed: the model's inputs, or sequences of them."""
+        return self.inputs if self.sequences is None else self.sequences.fed
 
     def child(self, backend: str) -> Child:
         """A fresh worker for one backend."""

@@ -131,6 +131,46 @@ def embedding_model(seed: int = 3) -> Any:
     )
 
 
+def recurrent_model(seed: int = 4) -> Any:
+    """One step of a gated recurrent cell: ``frame`` [batch, 6] and ``h_in`` [batch, 8] float32.
+
+    Its outputs are the state, ``h_out`` [batch, 8], before ``scores`` [batch, 4]; the state that is
+    carried decides these as much as the frame does.
+    """
+    rng = np.random.default_rng(seed)
+    shapes = {"wz": (6, 8), "uz": (8, 8), "wn": (6, 8), "un": (8, 8), "wo": (8, 4)}
+    weights = {name: 2 * _weights(rng, s, fan_in=s[0]) for name, s in shapes.items()}
+    weights["one"] = np.ones(1, np.float32)
+    nodes: list[_Node] = [
+        ("MatMul", ["frame", "wz"], ["fz"], {}),
+        ("MatMul", ["h_in", "uz"], ["hz"], {}),
+        ("Add", ["fz", "hz"], ["az"], {}),
+        ("Sigmoid", ["az"], ["z"], {}),
+        ("MatMul", ["frame", "wn"], ["fn"], {}),
+        ("MatMul", ["h_in", "un"], ["hn"], {}),
+        ("Add", ["fn", "hn"], ["an"], {}),
+        ("Tanh", ["an"], ["n"], {}),
+        ("Mul", ["z", "h_in"], ["kept"], {}),
+        ("Sub", ["one", "z"], ["open"], {}),
+        ("Mul", ["open", "n"], ["new"], {}),
+        ("Add", ["kept", "new"], ["h_out"], {}),
+        ("MatMul", ["h_out", "wo"], ["scores"], {}),
+    ]
+    return _model(
+        "recurrent",
+        nodes,
+        weights,
+        inputs=[
+            TensorSpec("frame", "float32", ("batch", 6)),
+            TensorSpec("h_in", "float32", ("batch", 8)),
+        ],
+        outputs=[
+            TensorSpec("h_out", "float32", ("batch", 8)),
+            TensorSpec("scores", "float32", ("batch", 4)),
+        ],
+    )
+
+
 MODELS: Mapping[str, Callable[[], Any]] = {
     "conv": conv_model,
     "mlp": mlp_model,

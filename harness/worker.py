@@ -30,7 +30,7 @@ import numpy as np
 
 from harness import jobs, wire
 from harness.backend import Backend, BuildRequest, Calibration, Feed, Queue, Session
-from harness.datasets import CalibrationSet, Dataset
+from harness.datasets import CalibrationSet, DataRef, Dataset
 from harness.errors import (
     InputError,
     OutOfMemoryError,
@@ -39,6 +39,7 @@ from harness.errors import (
 )
 from harness.measure import process, slices, warmup
 from harness.measure.accuracy import OutputFile, judge
+from harness.stateful import StatefulSession
 from harness.types import Probe, Scenario, Stage, Status, TensorSpec
 
 PR_SET_PDEATHSIG = 1
@@ -74,6 +75,7 @@ class Worker:
         self._handlers: dict[type, tuple[Stage, Callable[[Any], object]]] = {
             jobs.ProbeJob: (Stage.PROBE, self._probe),
             jobs.CheckJob: (Stage.PLAN, self._check),
+            jobs.UnrollJob: (Stage.PLAN, self._unroll),
             jobs.VariantJob: (Stage.VARIANT, self._variant),
             jobs.BuildJob: (Stage.BUILD, self._build),
             jobs.OpenJob: (Stage.OPEN, self._open),
@@ -82,6 +84,7 @@ class Worker:
             jobs.FinishJob: (Stage.MEASURE, self._finish),
             jobs.AccuracyJob: (Stage.ACCURACY, self._accuracy),
             jobs.CrossCheckJob: (Stage.ACCURACY, self._cross_check),
+            jobs.SearchJob: (Stage.VARIANT, self._search),
         }
 
     def serve(self, line: str) -> str:
@@ -117,9 +120,15 @@ class Worker:
                 calibration_samples=job.calibration_samples,
                 seed=job.seed,
                 declared=job.images,
+                state=dict(job.state),
             )
         except InputError as error:
             return jobs.Problems(error.problems)
+
+    def _unroll(self, job: jobs.UnrollJob) -> DataRef:
+        from harness.unrolling import unroll
+
+        return unroll(job)
 
     def _variant(self, job: jobs.VariantJob) -> jobs.Noted:
         from harness import variants
@@ -157,8 +166,10 @@ class Worker:
         process.reset_peak()
         import_only = process.peak_rss_bytes()
         start = perf_counter_ns()
-        session = backend.open(job.engine, job.device, job.settings)
+        session: Session = backend.open(job.engine, job.device, job.settings)
         opened = perf_counter_ns()
+        if job.sequences is not None:
+            session = StatefulSession(session, job.sequences)
         session.bind(feed)
         session.run()
         session.fetch()
@@ -233,6 +244,8 @@ class Worker:
         launch = self._opened
         peak = process.peak_rss_bytes()
         pss = process.pss_bytes()
+        if isinstance(launch.session, StatefulSession):
+            launch.session.reset()
         launch.session.bind(launch.feed)
         launch.session.run()
         outputs = {name: np.array(value) for name, value in launch.session.fetch().items()}
@@ -250,6 +263,12 @@ class Worker:
             session.close()
         self._launch = None
         return finished
+
+    def _search(self, job: jobs.SearchJob) -> jobs.Searched:
+        from harness.recovery.search import search
+
+        with scratch():
+            return search(job)
 
     def _cross_check(self, job: jobs.CrossCheckJob) -> jobs.CrossChecked:
         from harness.reference import cross_check
@@ -295,7 +314,14 @@ def versions(backend: Backend) -> tuple[tuple[str, str], ...]:
 def deploy_code(launch: Launch) -> str:
     """The script that runs what was opened, outside of this project."""
     job = launch.job
-    return launch.backend.deploy_code(job.engine, job.device, job.settings)
+    code = launch.backend.deploy_code(job.engine, job.device, job.settings)
+    if job.sequences is None:
+        return code
+    state = {each.input.name: each.output for each in job.sequences.wires}
+    return (
+        f"{code}\n\n# The inputs that are states: zeros (or a start of your own) at first, then"
+        f" these outputs of the step before.\nSTATE = {state!r}\n"
+    )
 
 
 def calibration(
