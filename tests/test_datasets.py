@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -324,6 +325,29 @@ def test_one_shard_is_read_at_a_time_and_once(
     assert opened == ["000.npz"]
     list(feeds)
     assert opened == ["000.npz", "001.npz", "002.npz"]
+
+
+def test_data_may_be_larger_than_memory(tmp_path: Path) -> None:
+    shards, shape = 20, (50, 5_000)
+    shard_bytes = int(np.prod(shape)) * 4
+    tracemalloc.start()
+    try:
+        writer = datasets.ShardWriter(str(tmp_path), shard_bytes)
+        for number in range(shards * shape[0]):
+            writer.add({"x": np.full((1, shape[1]), number, np.float32)}, "here")
+        writer.flush()
+        ref = resolve(str(tmp_path))
+        wide = TensorSpec("x", "float32", ("n", shape[1]))
+        seen = [int(n) for _, ns in Dataset(ref).feeds((wide,), range(ref.samples), 7) for n in ns]
+        for _, first, arrays in Dataset(ref).scan(("x",)):
+            assert arrays["x"][0, 0] == first
+            del arrays  # else two shards live at once
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(ref.shards) == shards
+    assert seen == list(range(shards * shape[0]))
+    assert peak < 5 * shard_bytes
 
 
 @pytest.mark.parametrize("indices", [(-1,), (5,), (0, 7)])

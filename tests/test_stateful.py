@@ -343,13 +343,14 @@ def test_throughput_is_refused(tmp_path: Path) -> None:
     assert [problem.where for problem in problems] == ["--objective"]
 
 
+@pytest.mark.slow
 def test_real_runtimes_carry_the_state(tmp_path: Path) -> None:
     results = run(
         tmp_path,
         labels=truth(60),
         backends=["onnxruntime", "openvino"],
         precisions=["fp32", "int8"],
-        measure={**SMALL, "calibration_samples": 20},
+        measure={**SMALL, "rounds": 1, "calibration_samples": 20},
     )
     assert [record.reason for record in results.builds if not record.ok] == []
     passed = {record.candidate: record for record in results.accuracies if record.ok}
