@@ -109,11 +109,15 @@ def write_model(kind: str, megabytes: float, path: Path) -> tuple[int, ...]:
         values = rng.standard_normal(form, np.float32) * np.float32((2 / width / taps) ** 0.5)
         weights.append(numpy_helper.from_array(values, f"w{layer}"))
         if kind == "mlp":
-            nodes.append(helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"]))
+            nodes.append(
+                helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"], f"m{layer}")
+            )
         else:
             pads = [1, 1, 1, 1]
-            nodes.append(helper.make_node("Conv", [last, f"w{layer}"], [f"m{layer}"], pads=pads))
-        nodes.append(helper.make_node("Relu", [f"m{layer}"], [result]))
+            nodes.append(
+                helper.make_node("Conv", [last, f"w{layer}"], [f"m{layer}"], f"m{layer}", pads=pads)
+            )
+        nodes.append(helper.make_node("Relu", [f"m{layer}"], [result], f"r{layer}"))
         last = result
     value = helper.make_tensor_value_info
     ends = [value(name, TensorProto.FLOAT, ["batch", *shape]) for name in ("x", "y")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ def is_large(path: str, model: Any = None) -> bool:
 
     model: what the file holds, where it was read already, without its external data.
     """
-    import onnx
     from onnx.external_data_helper import uses_external_data
 
     if Path(path).stat().st_size > LARGE_BYTES:
         return True
-    model = model or onnx.load(path, load_external_data=False)
+    model = model or outline(path)
     return any(uses_external_data(tensor) for tensor in initializers(model.graph))
 
 
@@ -39,11 +39,28 @@ def initializers(graph: Any) -> Iterator[Any]:
                 yield from initializers(body)
 
 
-def nodes_of(path: str) -> list[Any]:
-    """The nodes of a file's main graph, in order."""
+def outline(path: str) -> Any:
+    """The model without the values of its weights, read once as long as the file stays as it is.
+
+    Not to be changed, nor saved.
+    """
+    found = Path(path).stat()
+    return _outline(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=4)
+def _outline(path: str, _mtime_ns: int, _size: int) -> Any:
     import onnx
 
-    return list(onnx.load(path, load_external_data=False).graph.node)
+    model = onnx.load(path, load_external_data=False)
+    for tensor in initializers(model.graph):
+        tensor.ClearField("raw_data")
+    return model
+
+
+def nodes_of(path: str) -> list[Any]:
+    """The nodes of a file's main graph, in order."""
+    return list(outline(path).graph.node)
 
 
 def save(model: Any, out: str, *, large: bool) -> None:

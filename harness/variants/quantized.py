@@ -12,7 +12,7 @@ from typing import Any
 from harness.backend import Calibration
 from harness.errors import BackendError, UnsupportedError
 from harness.variants.excluding import WEIGHTED, excluded
-from harness.variants.files import check, is_large, nodes_of, opset, save
+from harness.variants.files import check, is_large, nodes_of, opset, outline, save
 
 _OLDEST_OPSET = 13  # per-channel Q/DQ, and an axis for DequantizeLinear
 FROM_GEMM = "_MatMul"
@@ -177,7 +177,7 @@ def _tidy(path: str) -> None:
     """
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
+    model = outline(path)
     place = 2  # Gemm's inputs are A, B and the bias
     users = Counter(name for node in model.graph.node for name in node.input)
     biases = Counter(
@@ -185,28 +185,29 @@ def _tidy(path: str) -> None:
         for node in model.graph.node
         if node.op_type == "Gemm" and len(node.input) > place
     )
-    flat = [
-        tensor
+    flat = {
+        tensor.name
         for tensor in model.graph.initializer
         if biases[tensor.name] == users[tensor.name] > 0 and list(tensor.dims[:-1]) == [1]
-    ]
-    for tensor in flat:
-        tensor.dims[:] = tensor.dims[1:]
-    kept = {tensor.name for tensor in flat}
-    for value in [value for value in model.graph.value_info if value.name in kept]:
+    }
+    if not flat and all(node.name for node in model.graph.node):
+        return
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.name in flat:
+            tensor.dims[:] = tensor.dims[1:]
+    for value in [value for value in model.graph.value_info if value.name in flat]:
         model.graph.value_info.remove(value)
-    nameless = [node for node in model.graph.node if not node.name]
-    for node in nameless:
-        node.name = f"{node.op_type} {node.output[0]}"
-    if flat or nameless:
-        onnx.save_model(model, path)
+    for node in model.graph.node:
+        node.name = node.name or f"{node.op_type} {node.output[0]}"
+    onnx.save_model(model, path)
 
 
 def _upgraded(source: str, target: str, notes: list[str], *, large: bool) -> str:
     """The file to start from: the source, or what ONNX converts it to if its opset is too old."""
     import onnx
 
-    version = opset(onnx.load(source, load_external_data=False))
+    version = opset(outline(source))
     if version >= _OLDEST_OPSET:
         return source
     try:
