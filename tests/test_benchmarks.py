@@ -6,6 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import INT8, candidate, timed_run
 
@@ -56,3 +57,19 @@ def test_every_case_has_a_maker(benchmark_of, tmp_path):
     cases.make_digits_throughput(tmp_path)
     assert 'objective = "throughput"' in (tmp_path / "sweep.toml").read_text()
     assert set(cases.CASES) >= {"digits", "filetypes", "ocr", "direction", "detection"}
+
+
+def test_certificates_are_measured_on_scores_made_up_and_stored(benchmark_of, tmp_path):
+    certificates = benchmark_of("certificates")
+    case = certificates.rates_of_characters(0.02)
+    found = certificates.errors_at_the_boundary(case, 100, 200)
+    assert found.certified <= 0.05 < found.t_certified
+    decided = certificates.samples_to_decide(certificates.right_or_wrong(0.2, 0.0), 10)
+    assert decided.claim == "refused"
+    assert decided.fixed < decided.sequential < 200
+    base, other = candidate("a"), candidate("b", INT8)
+    scores = {base: np.ones(200), other: np.r_[np.zeros(4), np.ones(196)]}
+    results = timed_run(tmp_path, {who: [1e6] * 3 for who in scores}, judged=scores)
+    (population,) = certificates.populations(results)
+    assert population.drop == pytest.approx(0.02)
+    assert certificates.errors_at_the_boundary(population, 300, 50).certified <= 0.1
