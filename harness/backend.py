@@ -34,13 +34,16 @@ class Offer:
     own (``nncf``), which is built from the source. calibrated: whether the build reads
     calibration samples.
     native: whether the device must have the precision natively (``Device.precisions``) for this
-    to be worth a try.
+    to be worth a try. alternatives: further parameters of a recipe of the backend's own, each a
+    way to try when the plain one costs too much accuracy, the simplest first. An empty value
+    stands for the largest drop of the metric.
     """
 
     precision: Precision
     recipe: str
     calibrated: bool = False
     native: bool = False
+    alternatives: tuple[tuple[tuple[str, str], ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,13 @@ def sweep(
         str | None,
         typer.Option(help='Then keep the best under load for so long, such as "10m".'),
     ] = None,
+    recover: Annotated[
+        str | None,
+        typer.Option(
+            help="Where int8 fails: look so long for mixed precision that doesn't, such as "
+            '"5m".'
+        ),
+    ] = None,
     max_accuracy_drop: AccuracyDrop = None,
     max_latency: Latency = None,
     max_memory: Memory = None,
@@ -186,6 +193,7 @@ def sweep(
         "precisions": precision,
         "budget": budget,
         "sustain": sustain,
+        "recover": recover,
         "measure.rounds": MOST_ROUNDS if exhaustive else rounds,
         "constraints.max_accuracy_drop": max_accuracy_drop,
         "constraints.max_latency": max_latency,

@@ -369,6 +369,12 @@ class SweepConfig(_Table):
         alias="sustain",
         description="how long the best are kept under load after the decision, beside the budget",
     )
+    recover_s: Optional[_Duration] = Field(
+        default=None,
+        alias="recover",
+        description="how long to look for certified mixed precision where int8 fails; not at all "
+        "when absent",
+    )
     seed: Annotated[int, whole(0, 2**32 - 1)] = Field(
         default=0, description="seed of every random choice: splits and orders"
     )

@@ -18,7 +18,9 @@ import numpy as np
 
 from harness import jobs
 from harness.aggregates import value_of
+from harness.build import source_sha256
 from harness.cache import Cache, Entry, key_of
+from harness.datasets import is_function
 from harness.measure import process
 from harness.measure.accuracy import FIXED_FILE, REFERENCE_FILE, SCORES_FILE
 from harness.record import AccuracyRecord, Agreement, from_json, to_json
@@ -71,15 +73,33 @@ class Judged:
     scores: Array | None = None
     entry: Entry | None = None
 
+    @property
+    def as_reference(self) -> Reference | None:
+        """What others are compared with, where this is one."""
+        return Reference(self.record.candidate, self.entry.folder) if self.entry else None
+
+    def worse_than(self, reference: Judged) -> float | None:
+        """How much lower the metric's value is (higher, for errors); None where one has none."""
+        ours, theirs = self.record.value, reference.record.value
+        if not self.record.ok or ours is None or theirs is None:
+            return None
+        return theirs - ours if self.record.higher_is_better else ours - theirs
+
 
 class Judge:
     """Runs accuracy passes of a setup's engines on some samples."""
 
     def __init__(self, setup: Setup, subject: Subject, cache: Cache, samples: jobs.Samples) -> None:
+        self.metric = subject.metric
         self._setup = setup
         self._subject = subject
         self._cache = cache
         self._samples = samples
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are."""
+        return len(self._samples.indices())
 
     def key(self, candidate: Candidate, address: str) -> str:
         """The address of what a pass leaves: it depends on all of these."""
@@ -90,14 +110,16 @@ class Judge:
                 "data": self._samples.key(),
                 "inputs": self._setup.fed,
                 "host": self._subject.host_fingerprint,
-                "metric": self._subject.metric,
+                "metric": (self.metric, source_sha256("harness.metrics")),
             }
         )
 
     def reference(self, candidate: Candidate, engine: Engine, address: str) -> Judged:
         """The reference's own pass, or what is kept of it."""
         key = self.key(candidate, address)
-        entry = self._cache.get("references", key)
+        # A user's function may score otherwise today.
+        kept_too = not is_function(self.metric)
+        entry = self._cache.get("references", key) if kept_too else None
         if entry is not None:
             kept = from_json(entry.meta["record"])
             scores = np.load(entry.folder / SCORES_FILE)
@@ -239,6 +261,7 @@ class Judging:
         self._known = {record.candidate: record for record in earlier}
         self._judge = Judge(setup, subject, cache, setup.validation)
         self._passed: dict[tuple[Any, ...], tuple[Entry, int]] = {}
+        self._referee: Candidate | None = None
         self._reference = self._find_reference()
 
     def all(
@@ -279,8 +302,16 @@ class Judging:
             if judged.entry is not None:
                 peak = judged.record.peak_rss_bytes or 0
                 self._passed[each.accuracy_key] = (judged.entry, peak)
-                return Reference(each.id, judged.entry.folder)
+                self._referee = each
+                return judged.as_reference
         return None
+
+    def on(self, judge: Judge) -> Judged | None:
+        """The reference's pass on other samples; None where it has none."""
+        if self._referee is None:
+            return None
+        judged = judge.reference(self._referee, *self._engines[self._referee.engine_key])
+        return judged if judged.entry is not None else None
 
     def _earlier(self, candidate: Candidate, address: str) -> tuple[Entry, int] | None:
         known = self._known.get(candidate.id)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from harness.gpu import GpuState
+from harness.jobs import LayerNoise, Tried
 from harness.types import (
     Candidate,
     Device,
@@ -34,10 +35,12 @@ for _shared in (
     Engine,
     Executed,
     GpuState,
+    LayerNoise,
     Probe,
     Settings,
     Share,
     TensorSpec,
+    Tried,
 ):
     setattr(_shared, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010 - not theirs
 
@@ -230,6 +233,28 @@ class AddRecord(_Frozen):
     recipe_parameters: tuple[tuple[str, str], ...]
 
 
+class RecoveryRecord(Outcome):
+    """The search for what to do about a recipe of static int8 that failed the accuracy budget.
+
+    recipe, backend: whose; backend None: a shared file's. metric, samples: what the drops are of,
+    and on how many calibration samples. proposals: places in ``steps`` that were validated, in this
+    order, until one wasn't certified. stopped: why it ended before its end.
+    """
+
+    kind: Literal["recovery"] = "recovery"
+    schema_version: Literal[1] = 1
+    at: datetime
+    recipe: str
+    backend: Optional[str] = None
+    metric: str = ""
+    samples: int = 0
+    steps: tuple[Tried, ...] = ()
+    sensitivity: tuple[LayerNoise, ...] = ()
+    proposals: tuple[int, ...] = ()
+    stopped: Optional[str] = None
+    elapsed_s: float = 0.0
+
+
 class Slice(_Frozen):
     """A short stretch of iterations inside a launch.
 
@@ -350,6 +375,7 @@ Record = Annotated[
         BuildRecord,
         AccuracyRecord,
         AddRecord,
+        RecoveryRecord,
         LaunchRecord,
         RoundRecord,
         DropRecord,

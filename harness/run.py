@@ -21,10 +21,11 @@ from harness.cache import Cache
 from harness.config import Lab, SweepConfig, load_lab
 from harness.errors import InputError, Problem, StoreError
 from harness.hostlock import only_one
-from harness.judging import Judging, Subject
+from harness.judging import Judge, Judging, Subject
 from harness.plan import Plan, Skipped
 from harness.prepare import Prepared, own_version, prepare
 from harness.record import DataUse, EndRecord, ModelUse, RunRecord, Skip
+from harness.recovery import Recovery
 from harness.rounds import Rounds
 from harness.runner import Entrant
 from harness.store import Results, Store, read
@@ -41,8 +42,8 @@ EngineKey = tuple[str, str, str, str]
 class Event:
     """What a run is doing, for whoever shows it.
 
-    stage: ``wait`` (for another run on this host), ``build``, ``accuracy``, ``measure``. done and
-    total count the stage's steps.
+    stage: ``wait`` (for another run on this host), ``build``, ``accuracy``, ``recover`` (better
+    int8 where that failed), ``measure``. done and total count the stage's steps.
     left_s: the estimated time to the end of the run; None while nothing is known.
     """
 
@@ -98,7 +99,9 @@ def _plan_of(run: RunRecord) -> Plan:
     return Plan(run.candidates, tuple(skips), run.baseline)
 
 
-def subject_of(prepared: Prepared, candidates: Sequence[Candidate], baseline: str | None) -> Subject:
+def subject_of(
+    prepared: Prepared, candidates: Sequence[Candidate], baseline: str | None
+) -> Subject:
     """What the accuracy passes of a run are asked; the baseline stands in for the reference."""
     stand_in = [each for each in candidates if each.id == baseline]
     reference = [prepared.reference] if prepared.reference else []
@@ -225,6 +228,9 @@ class _Sweep:
         self._store = store
         self._listen = listen
         self._earlier = earlier
+        added = earlier.added if earlier else ()
+        self._builder = Builder(self._setup, cache, added)
+        self._candidates = (*self._plan.candidates, *(each.candidate for each in added))
         self._began = monotonic()
 
     def go(self) -> Results:
@@ -232,7 +238,9 @@ class _Sweep:
         why = "done"
         try:
             with only_one(f"run {self._store.path.stem}", self._wait):
-                why = self._measure(self._judge(self._build()))
+                judging = self._judging(self._build())
+                entrants = self._judge(judging)
+                why = self._measure([*entrants, *self._recover(judging)])
         except KeyboardInterrupt:
             why = "interrupted"
         except StoreError as error:
@@ -247,14 +255,13 @@ class _Sweep:
 
     def _build(self) -> dict[EngineKey, tuple[Engine, str]]:
         """Every engine that can be made, with its address in the cache."""
-        builder = Builder(self._setup, self._cache)
         known = {engine_key(each) for each in self._earlier.builds} if self._earlier else set()
         reference = [self._prepared.reference] if self._prepared.reference else []
-        wanted = {each.engine_key: each for each in (*reference, *self._plan.candidates)}
+        wanted = {each.engine_key: each for each in (*reference, *self._candidates)}
         engines = {}
         for done, (key, candidate) in enumerate(wanted.items()):
             self._listen(Event("build", done, len(wanted), " ".join(key[:3])))
-            made = builder.make(candidate)
+            made = self._builder.make(candidate)
             if key not in known:
                 self._store.append(made.record)
             if made.engine is not None:
@@ -262,9 +269,9 @@ class _Sweep:
         self._listen(Event("build", len(wanted), len(wanted), "done"))
         return engines
 
-    def _judge(self, engines: dict[EngineKey, tuple[Engine, str]]) -> list[Entrant]:
-        """The candidates that may be timed."""
-        judging = Judging(
+    def _judging(self, engines: dict[EngineKey, tuple[Engine, str]]) -> Judging:
+        """The reference's pass comes first."""
+        return Judging(
             self._setup,
             subject_of(self._prepared, self._plan.candidates, self._plan.baseline),
             self._cache,
@@ -272,10 +279,37 @@ class _Sweep:
             engines=engines,
             earlier=self._earlier.accuracies if self._earlier else (),
         )
+
+    def _judge(self, judging: Judging) -> list[Entrant]:
+        """The candidates that may be timed."""
         return judging.all(
-            self._plan.candidates,
+            self._candidates,
             lambda done, total, text: self._listen(Event("accuracy", done, total, text)),
         )
+
+    def _recover(self, judging: Judging) -> list[Entrant]:
+        """Certified mixed precision in place of int8 that failed, where the user asked for it."""
+        config, samples = self._prepared.config, self._setup.calibration
+        limit = config.constraints.max_accuracy_drop
+        if config.recover_s is None or samples is None:
+            return []
+        subject = subject_of(self._prepared, self._plan.candidates, self._plan.baseline)
+        metric = subject.metric if samples.data.labelled or not subject.labelled else "cosine"
+        on_calibration = replace(subject, metric=metric, limit=None, stop="never")
+        recovery = Recovery(
+            self._setup,
+            self._store,
+            self._builder,
+            judging,
+            Judge(self._setup, on_calibration, self._cache, samples),
+            offers=[
+                (k.name, each) for k in self._prepared.knowns for each in k.capabilities.offers
+            ],
+            limit=limit,
+            seconds=config.recover_s,
+            show=lambda done, total, text: self._listen(Event("recover", done, total, text)),
+        )
+        return recovery.run()
 
     def _measure(self, entrants: list[Entrant]) -> str:
         """Why the rounds ended."""
@@ -294,7 +328,7 @@ class _Sweep:
 
     def _floor(self, candidate: Candidate) -> Entrant | None:
         """A launch of the candidate's call without its work; None where that can't be made."""
-        made = Builder(self._setup, self._cache).make(candidate.floor)
+        made = self._builder.make(candidate.floor)
         if made.engine is None:
             return None
         return Entrant(candidate.floor, made.engine, fixed="", need_bytes=FLOOR_BYTES)

@@ -120,7 +120,7 @@ class _Side:
         """By candidate id, tagged; those that can't be built or judged are left out."""
         setup, run = self.prepared.setup(), self._results.run
         candidates = [each for each in self._results.candidates if each.id in wanted]
-        builder, engines = Builder(setup, self._cache), {}
+        builder, engines = Builder(setup, self._cache, self._results.added), {}
         baseline = [each for each in run.candidates if each.id == run.baseline]
         reference = [self.prepared.reference] if self.prepared.reference else []
         for each in {c.engine_key: c for c in (*reference, *baseline, *candidates)}.values():

@@ -29,6 +29,7 @@ from harness.record import (
     DropRecord,
     EndRecord,
     LaunchRecord,
+    RecoveryRecord,
     RoundRecord,
     RunRecord,
     from_json,
@@ -53,6 +54,7 @@ class Results:
     end: Optional[EndRecord]
     notes: tuple[str, ...] = ()
     added: tuple[AddRecord, ...] = ()
+    recoveries: tuple[RecoveryRecord, ...] = ()
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -114,6 +116,7 @@ def _results(path: Path, records: list[Any], notes: Iterable[str]) -> Results:
         end=ends[-1] if ends and records[-1] is ends[-1] else None,
         notes=tuple(notes),
         added=_only(records, AddRecord),
+        recoveries=_only(records, RecoveryRecord),
     )
 
 

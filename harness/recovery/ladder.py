@@ -1,0 +1,125 @@
+"""Which layers to leave in floating point: a ladder from all in int8 to safety. Pure.
+
+Layers are ranked by the harm that each does alone, and the worst are left out one after the other:
+first in doubling steps until the outputs are good enough, then by halving back to the fewest. What
+is good enough is asked of calibration samples only; validation samples certify, and choose nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Optional, TypeVar
+
+from harness import jobs
+
+T = TypeVar("T")
+
+STEP = 2
+MOST_PROPOSALS = 3
+CLEARLY_DB = 1.0
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good outputs are on calibration samples.
+
+    drop: of the metric against fp32; positive is worse. sqnr_db: of the outputs, None where there
+    is no error at all.
+    """
+
+    drop: float
+    sqnr_db: Optional[float]
+
+    @property
+    def noise(self) -> float:
+        """Of the outputs, in dB over their signal; smaller is better."""
+        return -math.inf if self.sqnr_db is None else -self.sqnr_db
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Smaller is better: first the drop, then the noise."""
+        return self.drop, self.noise
+
+
+def quality_of(step: jobs.Tried) -> Quality:
+    """Of a step; outputs that can't be scored are as bad as can be."""
+    return Quality(math.inf if step.drop is None else step.drop, step.sqnr_db)
+
+
+def enough(quality: Quality, limit: float) -> bool:
+    """Whether a variant is worth validating: half of the limit leaves the certificate its room."""
+    return quality.drop <= limit / 2
+
+
+def grouped(layers: Sequence[str], most: int) -> list[tuple[str, ...]]:
+    """At most ``most`` groups of neighbouring layers, of about equal size."""
+    count = max(1, min(most, len(layers)))
+    ends = [round(place * len(layers) / count) for place in range(count + 1)]
+    return [tuple(layers[a:b]) for a, b in zip(ends, ends[1:], strict=False) if b > a]
+
+
+def ranked(harm: Mapping[T, Optional[float]]) -> list[T]:
+    """The groups from the most harmful (the least SQNR when it alone is in int8) to the least."""
+    known = {key: float("inf") if value is None else value for key, value in harm.items()}
+    return sorted(known, key=lambda key: known[key])
+
+
+def climb(
+    order: Sequence[tuple[str, ...]],
+    limit: float,
+    evaluate: Callable[[tuple[str, ...]], Quality],
+) -> Optional[int]:
+    """How few of the worst groups in floating point are enough; None where no number of them is.
+
+    order: from the most harmful group on. evaluate: of the layers left in floating point; what it
+    saw is the caller's to keep.
+    """
+    bad, good = 0, None
+    for rung in doubling(len(order)):
+        if enough(evaluate(first(order, rung)), limit):
+            good = rung
+            break
+        bad = rung
+    while good is not None and good - bad > 1:
+        middle = (good + bad) // 2
+        if enough(evaluate(first(order, middle)), limit):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def first(order: Sequence[tuple[str, ...]], count: int) -> tuple[str, ...]:
+    """The layers of the first groups."""
+    return tuple(dict.fromkeys(layer for group in order[:count] for layer in group))
+
+
+def doubling(count: int) -> list[int]:
+    """1, 2, 4 ... below ``count``."""
+    rungs, rung = [], 1
+    while rung < count:
+        rungs.append(rung)
+        rung *= STEP
+    return rungs
+
+
+def proposals(tried: Iterable[tuple[int, Quality]], limit: float) -> list[int]:
+    """Which tried variants to validate, the safest first.
+
+    tried: (layers in floating point, quality) each. Of those that are good enough, the one with
+    the fewest layers, and two that have clearly less noise for more layers, the quietest among
+    them. Validation goes from the safest on and stops at the first that isn't certified, so that
+    the error of all certificates together is that of one (a fixed sequence; Westfall and Krishen
+    2001).
+    """
+    known = list(tried)
+    good = [place for place, each in enumerate(known) if enough(each[1], limit)]
+    chain: list[int] = []
+    for place in sorted(good, key=lambda place: (known[place][0], known[place][1].noise)):
+        if not chain or known[place][1].noise <= known[chain[-1]][1].noise - CLEARLY_DB:
+            chain.append(place)
+    if len(chain) > MOST_PROPOSALS:
+        chain = [chain[0], chain[len(chain) // 2], chain[-1]]
+    return chain[::-1]
