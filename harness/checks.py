@@ -221,7 +221,7 @@ class _Scan:
     def seen(self) -> Seen:
         """What a metric has to fit."""
         place = f"{self._where}: {Path(self.ref.shards[0].path).name}: {LABELS}"
-        whole = self.layout is not None and bool(self.layout.whole)
+        whole = self.layout is not None and not self.layout.batched
         return Seen(self.ref.source, self.ref.labelled, self.labels, whole, place)
 
     def _dimension_problems(self, specs: Sequence[TensorSpec]) -> list[Problem]:

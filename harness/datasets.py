@@ -90,11 +90,13 @@ class Layout:
 
     size: samples per feed. fixed: the model's leading dimension is ``size``, so that the last
     feed is padded. whole: the inputs that have no batch axis; each takes one whole sample.
+    batched: whether any input has one, and the outputs so, too.
     """
 
     size: int
     fixed: bool
     whole: tuple[str, ...]
+    batched: bool = True
 
 
 def layout(
@@ -130,7 +132,7 @@ def layout(
         problems.append(Problem(where, f"a batch of {size} samples; expected 1 or more"))
     if problems:
         raise InputError(problems)
-    return Layout(size, bool(fixed), tuple(whole))
+    return Layout(size, bool(fixed), tuple(whole), len(whole) < len(specs))
 
 
 def _rank_problem(spec: TensorSpec, rank: int, where: str) -> Problem:
@@ -644,6 +646,7 @@ class ShardWriter:
         self._shapes: Optional[dict[str, tuple[int, ...]]] = None
 
     def add(self, arrays: dict[str, Array], where: str) -> None:
+        """Take over a batch, arrays [samples, ...]. Raises InputError if it is unlike the first."""
         count = len(next(iter(arrays.values())))
         if not count:
             return

@@ -60,7 +60,7 @@ def cross_check(job: jobs.CrossCheckJob) -> jobs.CrossChecked:
         for feed, chosen in data.feeds(job.inputs, job.samples.indices()[:CHECKED_SAMPLES]):
             fed = layout.size if layout.fixed else len(chosen)
             steps = [
-                metrics.by_sample(found, fed, len(chosen), batched=not layout.whole)
+                metrics.by_sample(found, fed, len(chosen), batched=layout.batched)
                 for found in _forward(run, feed, job.sequences)
             ]
             ours = stateful.by_sequence(steps) if job.sequences else steps[0]

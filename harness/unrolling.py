@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from harness import jobs
+from harness.backend import Feed
 from harness.datasets import DataRef, Dataset, ShardWriter, headers, resolve
 from harness.stateful import Sequences, fed, steps_of, through
 from harness.types import TensorSpec
@@ -19,8 +21,8 @@ from harness.types import TensorSpec
 def unroll(job: jobs.UnrollJob) -> DataRef:
     """Go through the calibration sequences with the fp32 model, and keep steps as a data set.
 
-    Each of its samples is a whole feed: all inputs of one step. ``keep`` of all steps at most are
-    kept, spread evenly. One thread computes, so that the same data give the same bytes.
+    Fed as the model takes them, its samples are the feeds of single steps. ``keep`` of all steps at
+    most are kept, spread evenly. One thread computes, so that the same data give the same bytes.
     """
     import onnxruntime
 
@@ -31,7 +33,8 @@ def unroll(job: jobs.UnrollJob) -> DataRef:
     ref, indices = job.samples.data, job.samples.indices()
     specs = fed(job.inputs, job.wires, headers(ref.shards[0].path), ref.source)
     data = Dataset(ref)
-    total = -(-_count_steps(ref, indices, specs) // data.layout(specs).size)
+    size = data.layout(specs).size
+    total, keep = (-(-count // size) for count in (_count_steps(ref, indices, specs), job.keep))
     Path(job.folder).mkdir(parents=True)
     writer = ShardWriter(job.folder)
     done = 0
@@ -42,12 +45,20 @@ def unroll(job: jobs.UnrollJob) -> DataRef:
             feed,
         )
         for step, _ in steps:
-            if (done + 1) * job.keep // total > done * job.keep // total:
-                whole = {name: np.asarray(value)[np.newaxis] for name, value in step.items()}
-                writer.add(whole, f"{ref.source}: step {done}")
+            if (done + 1) * keep // total > done * keep // total:
+                writer.add(_rows(step, size), f"{ref.source}: step {done}")
             done += 1
     writer.flush()
     return resolve(job.folder, ref.source)
+
+
+def _rows(step: Feed, size: int) -> dict[str, np.ndarray[Any, Any]]:
+    """A feed as rows of a data set that feeds it again: whole inputs have an axis more."""
+    arrays = {name: np.asarray(value) for name, value in step.items()}
+    batched = {name for name, value in arrays.items() if value.shape[:1] == (size,)}
+    if size > 1 and len(batched) < len(arrays):
+        batched = set()
+    return {name: array if name in batched else array[None] for name, array in arrays.items()}
 
 
 def _count_steps(ref: DataRef, indices: Sequence[int], specs: Sequence[TensorSpec]) -> int:

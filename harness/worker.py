@@ -334,12 +334,13 @@ def calibration(
 
 
 def first_feed(job: jobs.OpenJob) -> Feed:
-    """The fixed sample: the first ``batch`` validation samples."""
-    batch = job.settings.batch
-    chosen = job.sample.indices()[:batch]
-    if len(chosen) < batch:  # a tiny dataset: go round
+    """The fixed sample: the first feed of the accuracy pass, filled up to ``batch`` samples."""
+    data, batch = Dataset(job.sample.data), job.settings.batch
+    form = data.layout(job.inputs, batch)
+    chosen = job.sample.stages()[0][: form.size]
+    if not form.fixed:  # what a fixed batch lacks is padded
         chosen = tuple(chosen[index % len(chosen)] for index in range(batch))
-    feed, _ = next(Dataset(job.sample.data).feeds(job.inputs, chosen, batch))
+    feed, _ = next(data.feeds(job.inputs, chosen, batch))
     return feed
 
 

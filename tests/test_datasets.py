@@ -285,6 +285,9 @@ def test_without_a_batch_axis_each_sample_is_whole(tmp_path: Path) -> None:
     assert [int(feed["s"]) for feed, _ in fed] == [6, 5]
     with pytest.raises(InputError, match="the input x has no batch axis"):
         Dataset(ref).feeds(specs, (0, 1), batch=2)
+    assert not Dataset(ref).layout(specs).batched
+    mixed = Dataset(ref).layout((X_BATCHED, specs[1]))  # a scalar beside an input with a batch axis
+    assert (mixed.batched, mixed.whole) == (True, ("s",))
 
 
 def test_samples_of_different_shapes_are_never_mixed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pipeline import LAB, SMALL
 
 from harness import images, sources, wire
+from harness.cache import Cache
 from harness.checks import check
+from harness.config import SweepConfig, load_sweep
 from harness.datasets import Dataset
 from harness.errors import InputError, Problem
 from harness.images import Preprocessing
+from harness.run import resume, sweep
 from harness.sources import Source
 from harness.testing_models import conv_model
 from harness.types import TensorSpec
@@ -290,3 +296,31 @@ def test_a_folder_of_images_is_checked_like_any_data(tmp_path: Path) -> None:
     assert "has the size 8" in problem.what
     (problem,) = refused(lambda: check(str(tmp_path / "none.onnx"), data, **more))
     assert problem.where == str(tmp_path / "none.onnx")
+
+
+def test_a_run_on_images_can_be_resumed(tmp_path: Path) -> None:
+    onnx.save(conv_model(), tmp_path / "m.onnx")
+    names = (f"{'ab'[number % 2]}/{number}.png" for number in range(12))
+    table = {"scale": 255, "mean": 0.5, "std": 0.5, "resize": [16, 16]}
+    wishes = {"data": folder(tmp_path / "data", *names), "images": table, "measure": SMALL}
+    more = {"model": str(tmp_path / "m.onnx"), "out": str(tmp_path / "r"), "backends": ["null"]}
+    config = load_sweep(None, {**wishes, **more, "precisions": ["fp32"]})
+    results = sweep(config, LAB, Cache(tmp_path / "cache"))
+    assert (results.run.data.source, results.run.data.samples) == (wishes["data"], 12)
+    assert all(record.ok for record in results.launches)
+    cut = results.path.read_text().splitlines(keepends=True)[:-1]  # without its end
+    results.path.write_text("".join(cut))
+    again = resume(str(results.path), more["out"], LAB, Cache(tmp_path / "cache"))
+    assert again.run.data.sha256 == results.run.data.sha256
+    assert again.end is not None
+    assert again.end.why == "done"
+
+
+def test_the_tables_that_are_shown_are_read() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    shown, *_ = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    given = {"model": "m.onnx", "data": "images"}
+    read = [SweepConfig.from_dict({**given, **tomllib.loads(t)}) for t in (shown, images.TABLE)]
+    assert read[0] == read[1]
+    assert read[0].images is not None
+    assert read[0].images.preprocessing().crop == (224, 224)

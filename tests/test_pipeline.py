@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from pipeline import LAB, configure, run
 
@@ -353,6 +354,17 @@ def test_a_cached_engine_is_used_again_and_a_damaged_one_rebuilt(tmp_path):
     third = run(tmp_path)
     assert not third.builds[0].cached
     assert all(launch.ok for launch in third.launches)
+
+
+def test_a_launch_of_a_fixed_batch_is_compared_on_the_same_samples(tmp_path):
+    config = configure(tmp_path)
+    model = onnx.load(config.model)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, config.model)
+    results = sweep(config, LAB, Cache(tmp_path / "cache"))
+    assert results.launches
+    assert all(launch.output_error == 0 for launch in results.launches)
 
 
 def test_every_line_is_versioned_json(tmp_path):

@@ -300,6 +300,28 @@ def test_calibration_is_of_single_steps_with_their_states(tmp_path: Path) -> Non
             np.testing.assert_allclose(feed["h_in"], states[step], atol=1e-5)
 
 
+def fixed(model: str, batch: int) -> None:
+    proto = onnx.load(model)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.save(proto, model)
+
+
+def test_calibration_feeds_a_fixed_batch_of_sequences(tmp_path: Path) -> None:
+    model, data = files(tmp_path, samples=12)
+    fixed(model, 4)
+    inputs = tuple(
+        TensorSpec(each.name, each.dtype, (4, *each.shape[1:])) for each in (FRAME, H_IN)
+    )
+    chosen = jobs.Samples(resolve(data), "all", 0, 0)
+    wires = (Wire(inputs[1], "h_out"),)
+    found = unroll(jobs.UnrollJob(model, chosen, inputs, wires, 20, str(tmp_path / "steps")))
+    feeds = list(CalibrationSet(found, inputs, tuple(range(found.samples))).feeds())
+    assert len(feeds) == 5  # of 15, with 4 samples each
+    for feed in feeds:
+        assert [feed[each.name].shape for each in inputs] == [(4, 6), (4, 8)]
+
+
 # whole sweeps
 
 
@@ -334,6 +356,18 @@ def test_a_sweep_times_steps_and_compares_the_first(tmp_path: Path) -> None:
     codes = [record.deploy_code for record in results.launches if record.deploy_code]
     assert codes
     assert all("STATE = {'h_in': 'h_out'}" in code for code in codes)
+
+
+def test_a_fixed_batch_of_sequences_is_the_same_in_launches(tmp_path: Path) -> None:
+    model, data = files(tmp_path, labels=truth(30))
+    fixed(model, 4)
+    wishes = {"model": model, "data": data, "out": str(tmp_path / "results"), "state": STATE}
+    config = load_sweep(
+        None, {**wishes, "backends": ["null"], "precisions": ["fp32"], "measure": SMALL}
+    )
+    results = sweep(config, LAB, Cache(tmp_path / "cache"))
+    assert results.launches
+    assert all(record.output_error == 0 for record in results.launches)
 
 
 def test_throughput_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def by_sample(outputs: Outputs, fed: int, real: int, *, batched: bool) -> dict[s
     """Outputs of one inference with the samples as their leading axis, without the padding.
 
     fed: how many samples the feed held; real: how many of them count (the first ones). batched:
-    whether the model has a batch axis (no ``whole`` inputs in :class:`harness.datasets.Layout`).
+    whether the model has a batch axis (:class:`harness.datasets.Layout`).
     With one sample fed, an output whose leading axis isn't 1 belongs to that sample as a whole.
     Otherwise an output whose leading axis isn't ``fed`` can't be told apart by sample, and is
     left out.
