@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.certificates import Drop, paired_drop
+from harness.certificates import Drop
 from harness.errors import StoreError
 from harness.evidence import Evidence, Look, final_looks, plan_looks
 from harness.gpu import POWER_CAP
@@ -27,6 +27,7 @@ from harness.record import (
     RunRecord,
     Slice,
 )
+from harness.scoring import drop_between
 from harness.stats import Interval, geometric_interval
 from harness.store import Results
 from harness.sustained import Sustained, last_stretch, sustained
@@ -287,7 +288,7 @@ class _Index:
         self.builds = {engine_key(each): each for each in results.builds}
         self.dropped = {each.candidate: _dropped(each, finished) for each in results.drops}
         self.scores = {
-            each.candidate: results.numbers(each.scores)
+            each.candidate: results.numbers(each.scores).reshape(-1, each.width)
             for each in results.accuracies
             if each.ok and each.scores is not None
         }
@@ -359,7 +360,7 @@ def _summarise(
         memory_bytes=_median(each.memory.net_bytes for each in own if each.memory),
         size_bytes=build.size_bytes if build else None,
         accuracy=judged.value if judged else None,
-        drop=_drop(candidate, judged, index),
+        drop=_drop(judged, index),
         agreement=judged.agreement if judged else None,
         executed=executed[0] if executed else None,
         deploy_code=next((each.deploy_code for each in launches if each.deploy_code), None),
@@ -431,7 +432,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def accuracy_scores(results: Results) -> dict[str, Array]:
-    """By candidate id: the metric of each validation sample, of its own pass or a shared one."""
+    """By candidate id: rows [samples, width] of the metric, of its own pass or a shared one."""
     index = _Index(results)
     judged = {each.id: index.accuracy(each) for each in results.candidates}
     return {
@@ -441,7 +442,7 @@ def accuracy_scores(results: Results) -> dict[str, Array]:
     }
 
 
-def _drop(candidate: Candidate, judged: AccuracyRecord | None, index: _Index) -> Drop | None:
+def _drop(judged: AccuracyRecord | None, index: _Index) -> Drop | None:
     if judged is None or judged.candidate not in index.scores:
         return None
     if judged.reference is None:  # the reference itself, or there was none to compare with
@@ -450,7 +451,11 @@ def _drop(candidate: Candidate, judged: AccuracyRecord | None, index: _Index) ->
     if judged.reference not in index.scores:
         return None
     ours, theirs = index.scores[judged.candidate], index.scores[judged.reference]
-    theirs = theirs[: len(ours)]  # a pass that ended early has the first samples only
-    if ours.shape != theirs.shape or not ours.size:
-        return None
-    return paired_drop(theirs, ours, higher_is_better=judged.higher_is_better)
+    early = index.run.config.get("measure", {}).get("stop_early") == "decided"
+    return drop_between(
+        judged.metric,
+        theirs,
+        ours,
+        higher_is_better=judged.higher_is_better,
+        peeked=judged.stopped is not None or (early and judged.higher_is_better),
+    )

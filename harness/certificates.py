@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, stats
 
-from harness.evalues import REFUSAL_ALPHA
+from harness.evalues import REFUSAL_ALPHA, Watch, shuffled
 from harness.stats import Answer
 
 Array = np.ndarray[Any, Any]
@@ -32,6 +32,9 @@ FEW = 10
 
 NEXT_TO_MEAN = 0.1
 """Standard deviations within which the saddlepoint formula divides nothing by nothing."""
+
+EXACT = 1e-5
+"""How near a bound is found that is searched for."""
 
 MOST = 10**7
 """More samples than anyone has: a projection ends here."""
@@ -142,6 +145,37 @@ def _is_binary(scores: Array) -> bool:
 
 def _is_share(scores: Array) -> bool:
     return bool(scores.min() >= 0 and scores.max() <= 1)
+
+
+def anytime_drop(
+    reference: Array, candidate: Array, scale: float, *, higher_is_better: bool = True
+) -> Drop:
+    """As :func:`paired_drop` of scores, with bounds that hold however often they were looked at.
+
+    They are the limits at which :class:`harness.evalues.Watch` would have refused, or certified.
+    """
+    order = shuffled(len(reference))
+    theirs, ours = reference[order], candidate[order]
+    value = float((theirs - ours).mean()) * (1.0 if higher_is_better else -1.0)
+
+    def says(limit: float, answer: str) -> bool:
+        watch = Watch(limit, higher_is_better, scale=scale)
+        watch.add(theirs, ours)
+        return bool(getattr(watch, answer))
+
+    low = _edge(lambda limit: says(limit, "refused"), -scale, value)
+    high = _edge(lambda limit: says(limit, "certified"), scale, value)
+    return Drop(value, low, high, len(reference))
+
+
+def _edge(holds: Callable[[float], bool], far: float, near: float) -> float:
+    """The limit nearest to ``near`` at which it holds, to 1e-5; ``far`` if at none."""
+    if not holds(far):
+        return far
+    while abs(far - near) > EXACT:
+        middle = (far + near) / 2
+        far, near = (middle, near) if holds(middle) else (far, middle)
+    return far
 
 
 def disagreement_drop(disagreements: int, samples: int) -> Drop:

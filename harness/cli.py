@@ -164,11 +164,16 @@ def sweep(
         str | None,
         typer.Option(help='Then keep the best under load for so long, such as "10m".'),
     ] = None,
+    calibration_seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw calibration samples so often, to see how much int8 accuracy is luck."
+        ),
+    ] = None,
     recover: Annotated[
         str | None,
         typer.Option(
-            help="Where int8 fails: look so long for mixed precision that doesn't, such as "
-            '"5m".'
+            help='Where int8 fails: look so long for mixed precision that doesn\'t, such as "5m".'
         ),
     ] = None,
     max_accuracy_drop: AccuracyDrop = None,
@@ -194,6 +199,7 @@ def sweep(
         "budget": budget,
         "sustain": sustain,
         "recover": recover,
+        "calibration_seeds": calibration_seeds,
         "measure.rounds": MOST_ROUNDS if exhaustive else rounds,
         "constraints.max_accuracy_drop": max_accuracy_drop,
         "constraints.max_latency": max_latency,

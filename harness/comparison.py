@@ -28,10 +28,11 @@ from harness.analysis import (
     engine_key,
     launch_value,
 )
-from harness.certificates import Drop, paired_drop
+from harness.certificates import Drop
 from harness.evidence import ALPHA, MARGIN, Evidence
 from harness.noise import Tier, tier
 from harness.record import RunRecord
+from harness.scoring import drop_between
 from harness.stats import (
     ENOUGH,
     Interval,
@@ -351,10 +352,11 @@ def _drop(base: _Side, new: _Side, candidate: str) -> Drop | None:
     old, fresh = base.scores.get(candidate), new.scores.get(candidate)
     if not _same_samples(base.run, new.run) or old is None or fresh is None:
         return None
-    if old.shape != fresh.shape or not old.size:
+    judged = next((each for each in new.results.accuracies if each.ok), None)
+    if judged is None or len(old) != len(fresh):
         return None
-    higher = next((each.higher_is_better for each in new.results.accuracies if each.ok), True)
-    return paired_drop(old, fresh, higher_is_better=higher)
+    higher = judged.higher_is_better
+    return drop_between(judged.metric, old, fresh, higher_is_better=higher)
 
 
 def _same_samples(base: RunRecord, new: RunRecord) -> bool:

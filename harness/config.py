@@ -375,6 +375,11 @@ class SweepConfig(_Table):
         description="how long to look for certified mixed precision where int8 fails; not at all "
         "when absent",
     )
+    calibration_seeds: Annotated[int, whole(0, 100)] = Field(
+        default=0,
+        description="draws of calibration samples, to see how much int8 accuracy depends on them; "
+        "0: none",
+    )
     seed: Annotated[int, whole(0, 2**32 - 1)] = Field(
         default=0, description="seed of every random choice: splits and orders"
     )

@@ -102,3 +102,21 @@ class _Wealth:
         self._logs = walk[-1]
         mixed = np.logaddexp.reduce(walk, axis=1) - math.log(len(_BETS))
         self.most = max(self.most, float(mixed.max()))
+
+
+def scale_of(theirs: Array, *, higher_is_better: bool) -> Optional[float]:
+    """How much a sample's score can change, as far as the reference's scores tell; None: unknown.
+
+    Scores within 0 and 1 are taken to stay there; an error of 0 or more can shrink by no more than
+    there is. A score that breaks this is seen, and nothing is concluded then.
+    """
+    if not theirs.size or not np.isfinite(theirs).all() or theirs.min() < 0:
+        return None
+    if theirs.max() <= 1:
+        return 1.0
+    return None if higher_is_better else float(theirs.max())
+
+
+def shuffled(count: int) -> Array:
+    """An order of so many samples that has nothing to do with theirs; always the same."""
+    return np.random.default_rng(count).permutation(count)

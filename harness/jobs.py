@@ -17,11 +17,13 @@ from harness.stateful import Sequences, Wire
 from harness.types import (
     Engine,
     Executed,
+    LayerNoise,
     Precision,
     Settings,
     Stage,
     Status,
     TensorSpec,
+    Tried,
 )
 
 
@@ -332,32 +334,6 @@ class SearchJob:
     limit: float
     seconds: float
     threads: int
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A variant that was tried on calibration samples.
-
-    what: in words. layers: those left in floating point beside what the recipe excludes. drop: of
-    the metric against fp32, positive is worse; None for outputs that can't be scored. sqnr_db: None
-    where there is no error, or nothing to compare. time_ns: of one inference, roughly.
-    """
-
-    what: str
-    parameters: tuple[tuple[str, str], ...]
-    layers: tuple[str, ...]
-    drop: Optional[float]
-    sqnr_db: Optional[float]
-    time_ns: Optional[float]
-    took_ns: int
-
-
-@dataclass(frozen=True)
-class LayerNoise:
-    """The outputs' SQNR when these layers alone are quantized; None without any error."""
-
-    layers: tuple[str, ...]
-    sqnr_db: Optional[float]
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,19 @@ from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from harness.gpu import GpuState
-from harness.jobs import LayerNoise, Tried
 from harness.types import (
     Candidate,
     Device,
     Engine,
     Executed,
+    LayerNoise,
     Probe,
     Settings,
     Share,
     Stage,
     Status,
     TensorSpec,
+    Tried,
 )
 
 # The shared dataclasses are read here by pydantic, which would skip fields that it does not know.

@@ -238,6 +238,8 @@ precisions = ["fp32", "int8-dynamic"]
 objective = "throughput"
 budget = "1h30m"
 sustain = "10m"
+recover = "5m"
+calibration_seeds = 4
 seed = 7
 [constraints]
 max_accuracy_drop = 0
@@ -265,6 +267,7 @@ validation_samples = 500
 timeout_s = 60
 memory_limit = "4GB"
 live_memory_fraction = 1
+stop_early = "decided"
 tail_cap_s = 0
 allow_throttling = true
 [quantization]
@@ -309,6 +312,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         objective="throughput",
         budget="1h30m",  # type: ignore[arg-type]
         sustain="10m",  # type: ignore[arg-type]
+        recover="5m",  # type: ignore[arg-type]
+        calibration_seeds=4,
         seed=7,
         constraints=config.constraints,
         candidates=Candidates(
@@ -359,6 +364,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "timeout_s": 60.0,
         "memory_limit_bytes": 4_000_000_000,
         "live_memory_fraction": 1.0,
+        "stop_early": "decided",
         "tail_cap_s": 0.0,
         "allow_throttling": True,
     }

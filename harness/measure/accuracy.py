@@ -20,7 +20,7 @@ import numpy as np
 from harness import jobs, metrics, stateful
 from harness.backend import Feed, Session
 from harness.datasets import Dataset
-from harness.evalues import Watch
+from harness.evalues import Watch, scale_of, shuffled
 from harness.stateful import StatefulSession
 
 Array = np.ndarray[Any, Any]
@@ -112,7 +112,7 @@ def judge(session: Session, job: jobs.AccuracyJob) -> jobs.Judged:
             raws = _forward(session, feed)
             fed = layout.size if layout.fixed else len(chosen)
             steps = [
-                metrics.by_sample(raw, fed, len(chosen), batched=not layout.whole) for raw in raws
+                metrics.by_sample(raw, fed, len(chosen), batched=layout.batched) for raw in raws
             ]
             outputs = stateful.by_sequence(steps) if sequences else steps[0]
             if not done:
@@ -156,7 +156,7 @@ class _Stopping:
         self._theirs = np.empty(0)
         if job.stop != "never" and job.reference and job.limit is not None and not metric.whole:
             self._theirs = np.load(Path(job.reference) / SCORES_FILE)[:, 0]
-            scale = _scale(self._theirs, higher_is_better=metric.higher_is_better)
+            scale = scale_of(self._theirs, higher_is_better=metric.higher_is_better)
             self._watch = Watch(job.limit, metric.higher_is_better, scale=scale)
 
     def feeds(
@@ -168,7 +168,8 @@ class _Stopping:
             yield from data.feeds(self._job.inputs, stage, self._job.batch)
             if self._watch is not None and rows:
                 new = metrics.join(rows)[seen:, 0]
-                self._watch.add(self._theirs[seen : seen + len(new)], new)
+                order = shuffled(len(new))  # a stage is sorted, and the test looks at every sample
+                self._watch.add(self._theirs[seen : seen + len(new)][order], new[order])
                 seen += len(new)
                 self.why = self._answer(seen, total) if seen < total else None
                 if self.why is not None:
@@ -178,22 +179,11 @@ class _Stopping:
         watch = self._watch
         if watch is not None and watch.refused:
             return f"refused after {seen} of {total} samples"
-        if watch is not None and watch.certified and self._job.stop == "decided":
+        # An error can grow by any amount, so that no scale is sound for a certificate.
+        may = self._job.stop == "decided" and self._metric.higher_is_better
+        if watch is not None and watch.certified and may:
             return f"certified after {seen} of {total} samples"
         return None
-
-
-def _scale(theirs: Array, *, higher_is_better: bool) -> Optional[float]:
-    """How much a sample's score can change, as far as the reference's scores tell; None: unknown.
-
-    Scores within 0 and 1 are taken to stay there; an error of 0 or more can shrink by no more than
-    there is. A score that breaks this is seen, and nothing is concluded then.
-    """
-    if not theirs.size or not np.isfinite(theirs).all() or theirs.min() < 0:
-        return None
-    if theirs.max() <= 1:
-        return 1.0
-    return None if higher_is_better else float(theirs.max())
 
 
 def _judged(

@@ -113,6 +113,11 @@ def join(rows: Sequence[Array]) -> Array:
     return np.concatenate(rows) if rows else np.empty((0, 1))
 
 
+def is_whole(name: str) -> bool:
+    """Whether a metric's value is made of all samples together, rather than a mean of scores."""
+    return not is_function(name) and parse(name).base in _WHOLE
+
+
 def get(name: str, where: str = "--metric") -> Metric:
     """The metric of that name: a built-in (:mod:`harness.metrics.names`) or ``module:function``.
 

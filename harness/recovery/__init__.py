@@ -25,7 +25,7 @@ from harness.runner import Entrant
 from harness.setup import Setup, ask_parent_side
 from harness.stats import Answer
 from harness.store import Results, Store, read
-from harness.types import Candidate, Precision, Stage, Status
+from harness.types import Candidate, Precision, Stage, Status, Tried
 
 GRACE_S = 60.0
 """A search ends itself in time; beyond this it hangs."""
@@ -167,7 +167,7 @@ class Recovery:
         reference = self._judging.on(judge)
         if reference is None:
             return jobs.Refused(Status.FAILED, Stage.ACCURACY, "there is no reference", None)
-        steps: list[jobs.Tried] = []
+        steps: list[Tried] = []
         stopped = None
         for way in self._ways.get((candidate.backend, candidate.recipe), ()):
             if monotonic() > deadline:
@@ -191,7 +191,7 @@ class Recovery:
         candidate: Candidate,
         way: tuple[tuple[str, str], ...],
         reference: Judged,
-    ) -> jobs.Tried | None:
+    ) -> Tried | None:
         """One way of the backend's; None where it can't be built or run."""
         start = monotonic()
         filled = [(name, value or f"{self._limit / 2:g}") for name, value in way]
@@ -207,7 +207,7 @@ class Recovery:
         )
         drop = judged.worse_than(reference)
         sqnr = judged.record.agreement.sqnr_db if judged.record.agreement else None
-        return jobs.Tried(what, params, (), drop, sqnr, None, int((monotonic() - start) * 1e9))
+        return Tried(what, params, (), drop, sqnr, None, int((monotonic() - start) * 1e9))
 
     # -- on validation samples -----------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class Recovery:
         return entrants
 
     def _certify(
-        self, new: Candidate, origin: Candidate, failure: Failure, step: jobs.Tried
+        self, new: Candidate, origin: Candidate, failure: Failure, step: Tried
     ) -> list[Entrant]:
         added = _added(new, origin, failure.recipe.name, step.parameters)
         self._store.append(added)
@@ -251,7 +251,7 @@ class Recovery:
         return []
 
 
-def recipe_name(failed: variants.Recipe, step: jobs.Tried) -> str:
+def recipe_name(failed: variants.Recipe, step: Tried) -> str:
     """What a variant is called: what failed, and what was changed of it."""
     before, now = dict(failed.params), dict(step.parameters)
     changed = {key: value for key, value in now.items() if before.get(key) != value}

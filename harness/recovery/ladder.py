@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional, TypeVar
 
-from harness import jobs
+from harness.types import Tried
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Quality:
         return self.drop, self.noise
 
 
-def quality_of(step: jobs.Tried) -> Quality:
+def quality_of(step: Tried) -> Quality:
     """Of a step; outputs that can't be scored are as bad as can be."""
     return Quality(math.inf if step.drop is None else step.drop, step.sqnr_db)
 

@@ -23,6 +23,7 @@ from harness.datasets import Dataset
 from harness.errors import UnsupportedError
 from harness.recovery import ladder
 from harness.recovery.ladder import Quality, quality_of
+from harness.types import LayerNoise, Tried
 from harness.variants import inmemory
 from harness.variants.excluding import excluded
 from harness.variants.files import is_large, nodes_of
@@ -81,8 +82,8 @@ class _Search:
     def __init__(self, job: jobs.SearchJob, prepared: str, deadline: float) -> None:
         import onnx
 
-        self.tried: list[jobs.Tried] = []
-        self.sensitivity: list[jobs.LayerNoise] = []
+        self.tried: list[Tried] = []
+        self.sensitivity: list[LayerNoise] = []
         self._job = job
         self._deadline = deadline
         self._params = dict(job.parameters)
@@ -108,7 +109,7 @@ class _Search:
             return f"its time of {self._job.seconds:.0f} s was over"
         return None
 
-    def _calibrations(self) -> jobs.Tried:
+    def _calibrations(self) -> Tried:
         """Everything in int8: as it was asked for, then by other calibrations; the best of them."""
         self._evaluate("as it failed", self._params)
         for other in CALIBRATIONS:
@@ -124,7 +125,7 @@ class _Search:
         kept = {k: v for k, v in self._params.items() if k not in ("calibration", "percentile")}
         return {**kept, **change}
 
-    def _polish(self, layers: tuple[str, ...], whole: Sequence[jobs.Tried]) -> None:
+    def _polish(self, layers: tuple[str, ...], whole: Sequence[Tried]) -> None:
         """Calibrate anew what is left: what was best for everything had to cope with the worst."""
         for each in whole:
             if dict(each.parameters) != self._params:
@@ -169,12 +170,12 @@ class _Search:
         what: str,
         parameters: Mapping[str, str] | Iterable[tuple[str, str]],
         layers: tuple[str, ...] = (),
-    ) -> jobs.Tried:
+    ) -> Tried:
         self._check_time()
         start = perf_counter_ns()
         params = self._without(layers, dict(parameters))
         quality, time_ns = self.bench.quality(self._quantized(params, ()))
-        tried = jobs.Tried(
+        tried = Tried(
             what=what,
             parameters=tuple(sorted(params.items())),
             layers=layers,
@@ -205,7 +206,7 @@ class _Search:
         if not group:
             return None
         quality, _ = bench.quality(self._quantized(self._params, group))
-        self.sensitivity.append(jobs.LayerNoise(tuple(group), quality.sqnr_db))
+        self.sensitivity.append(LayerNoise(tuple(group), quality.sqnr_db))
         return quality.sqnr_db
 
     def _layers(self) -> dict[str, str]:
@@ -246,7 +247,7 @@ def _layers(layers: Sequence[str]) -> str:
     return f"{len(layers)} layer{'s' if len(layers) > 1 else ''}"
 
 
-def _rank(tried: jobs.Tried) -> tuple[float, float]:
+def _rank(tried: Tried) -> tuple[float, float]:
     return quality_of(tried).rank
 
 
@@ -288,11 +289,11 @@ class _Bench:
             if held > MOST_BYTES and feeds:
                 break
             feeds.append(feed)
-            outputs.append(metrics.by_sample(found, *size, batched=not layout.whole))
+            outputs.append(metrics.by_sample(found, *size, batched=layout.batched))
             fed.append(size)
             truth += [data.labels(chosen.tolist())] if labelled else []
         bench = cls(
-            metric, feeds, outputs, truth if labelled else None, fed, not layout.whole, job.threads
+            metric, feeds, outputs, truth if labelled else None, fed, layout.batched, job.threads
         )
         rows = [bench._rows(place, each) for place, each in enumerate(outputs)]
         return replace(bench, value=_value(metric, rows))
