@@ -17,6 +17,7 @@ from harness.certificates import Drop
 from harness.errors import StoreError
 from harness.evidence import Evidence, Look, final_looks, plan_looks
 from harness.gpu import POWER_CAP
+from harness.lottery import Lottery, lotteries
 from harness.record import (
     AccuracyRecord,
     Agreement,
@@ -49,7 +50,7 @@ class Summary:
     dropped: why it was not launched to the end; its figures are of fewer launches.
     floor_ns: the same call without the work, where that was measured.
     preempted: the part of the iterations during which the scheduler took the CPU away. tail: of
-    launches that had the host to themselves.
+    launches that had the host to themselves. lotteries: what other calibration samples gave.
     """
 
     candidate: Candidate
@@ -78,6 +79,7 @@ class Summary:
     tail: Tail | None = None
     notes: tuple[str, ...] = ()
     dropped: str | None = None
+    lotteries: tuple[Lottery, ...] = ()
 
     @property
     def throughput_per_s(self) -> float | None:
@@ -285,6 +287,7 @@ class _Index:
         for launch in results.launches:
             self.launches.setdefault(launch.candidate, []).append(launch)
         self.finished = finished
+        self.lotteries = lotteries(results.draws)
         self.builds = {engine_key(each): each for each in results.builds}
         self.dropped = {each.candidate: _dropped(each, finished) for each in results.drops}
         self.scores = {
@@ -370,11 +373,14 @@ def _summarise(
         tail=index.tail(candidate),
         notes=build.notes if build else (),
         dropped=index.dropped.get(candidate.id),
+        lotteries=index.lotteries.get(candidate.id, ()),
     )
 
 
 def _dropped(drop: DropRecord, finished: set[int]) -> str:
     """The evidence, and when it was enough."""
+    if drop.round < 0:
+        return drop.reason
     rounds = sum(number <= drop.round for number in finished)
     when = f"after {rounds} round{'s' if rounds != 1 else ''}" if rounds else "in the screen"
     return f"{drop.reason} ({when})"

@@ -120,6 +120,9 @@ _Objective = Annotated[Objective, choice(*get_args(Objective))]
 
 _StopEarly = choice("never", "refused", "decided")
 
+POOL = 2
+"""Of several draws: so many times the samples of one are set aside."""
+
 _REACH = '"local" or "ssh://user@host" or "ssh://user@host:port"'
 # neither part may begin with "-": ssh would take it for an option
 _SSH = r"ssh://([A-Za-z0-9_][\w.-]*@)?([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(:([0-9]{1,5}))?"
@@ -399,6 +402,11 @@ class SweepConfig(_Table):
         default_factory=dict,
         description="the interpreter of a backend that has an environment of its own",
     )
+
+    @property
+    def calibration_pool(self) -> int:
+        """How many samples are set aside for calibration; several draws need more to draw from."""
+        return self.measure.calibration_samples * (POOL if self.calibration_seeds else 1)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values under the file's keys; :meth:`from_dict` gives an equal value back."""

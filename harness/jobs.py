@@ -42,7 +42,8 @@ class Samples:
     The parent never holds the index lists: they follow from (calibration, seed), see
     :func:`harness.datasets.split`. use: ``calibration``, ``validation``, or ``all`` (of data that
     were given for one purpose only). excluded: numbers that are left out of these. limit: so many
-    of the rest, drawn by the seed. The fixed sample that is timed is the first to validate.
+    of the rest, drawn by the seed; lot: which draw, where there are several. The fixed sample that
+    is timed is the first to validate.
     """
 
     data: DataRef
@@ -51,6 +52,7 @@ class Samples:
     seed: int
     limit: Optional[int] = None
     excluded: tuple[int, ...] = ()
+    lot: int = 0
 
     def indices(self) -> tuple[int, ...]:
         """The sample numbers, in the order in which they are used."""
@@ -67,12 +69,12 @@ class Samples:
             left_out = frozenset(self.excluded)
             part = tuple(number for number in part if number not in left_out)
         if self.limit is not None:
-            part = tuple(part[place] for place in draw(len(part), self.limit, self.seed))
+            part = tuple(part[place] for place in draw(len(part), self.limit, self.seed + self.lot))
         return stages(part, self.seed) if self.use == "validation" else (part,)
 
     def key(self) -> tuple[object, ...]:
         """What tells these samples from others, for addresses in the cache."""
-        samples = (self.use, self.calibration, self.seed, self.limit, self.excluded)
+        samples = (self.use, self.calibration, self.seed, self.limit, self.excluded, self.lot)
         return (self.data.sha256, *samples)
 
 

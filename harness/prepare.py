@@ -58,19 +58,17 @@ class Prepared:
         """How many samples are split off for calibration; 0 when they have data of their own."""
         if self.checked.calibration is not None:
             return 0
-        return datasets.split_off(
-            self.config.measure.calibration_samples, self.checked.data.samples
-        )
+        return datasets.split_off(self.config.calibration_pool, self.checked.data.samples)
 
     @property
     def calibrating(self) -> jobs.Samples:
         """The samples that calibrate; of a stateful model, the sequences."""
         own, excluded, seed = self.checked.calibration, self.checked.excluded, self.config.seed
+        limit = self.config.measure.calibration_samples
         if own is not None:
-            limit = self.config.measure.calibration_samples
             return jobs.Samples(own, "all", 0, seed, limit, excluded)
         count = self.calibration_count
-        return jobs.Samples(self.checked.data, "calibration", count, seed, excluded=excluded)
+        return jobs.Samples(self.checked.data, "calibration", count, seed, limit, excluded)
 
     @property
     def calibration(self) -> jobs.Samples | None:
@@ -296,7 +294,7 @@ def _check(config: SweepConfig, spool: Path, problems: list[Problem]) -> Any:
         metric=config.metric,
         calibration=config.calibration,
         spool=str(spool),
-        calibration_samples=config.measure.calibration_samples,
+        calibration_samples=config.calibration_pool,
         seed=config.seed,
         images=config.images.preprocessing() if config.images else None,
         state=tuple(config.state.items()),

@@ -21,6 +21,8 @@ NAMES = {
     "wait": "Waiting",
     "build": "Building engines",
     "accuracy": "Checking accuracy",
+    "recover": "Recovering int8",
+    "draw": "Drawing calibrations",
     "measure": "Measuring",
 }
 LINE_EVERY_S = 15.0

@@ -266,6 +266,8 @@ def _place(
 ) -> str:
     if summary.status is not Status.OK:
         return "failed"
+    if summary.dropped is not None and not _is_measured(summary):
+        return "dropped"
     if not _is_known(summary, objective):
         return "unmeasured"
     if summary in tied:

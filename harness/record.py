@@ -256,6 +256,22 @@ class RecoveryRecord(Outcome):
     elapsed_s: float = 0.0
 
 
+class DrawRecord(Outcome):
+    """A candidate's engine calibrated anew on another draw of samples, judged and never timed.
+
+    lot: which draw of ``calibrated_on`` samples. value: the metric over ``samples`` to validate.
+    """
+
+    kind: Literal["draw"] = "draw"
+    schema_version: Literal[1] = 1
+    at: datetime
+    candidate: str
+    lot: int
+    calibrated_on: int
+    value: Optional[float] = None
+    samples: int = 0
+
+
 class Slice(_Frozen):
     """A short stretch of iterations inside a launch.
 
@@ -377,6 +393,7 @@ Record = Annotated[
         AccuracyRecord,
         AddRecord,
         RecoveryRecord,
+        DrawRecord,
         LaunchRecord,
         RoundRecord,
         DropRecord,

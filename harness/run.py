@@ -19,6 +19,7 @@ from harness.asked import Asked
 from harness.build import Builder
 from harness.cache import Cache
 from harness.config import Lab, SweepConfig, load_lab
+from harness.draws import Draws
 from harness.errors import InputError, Problem, StoreError
 from harness.hostlock import only_one
 from harness.judging import Judge, Judging, Subject
@@ -43,7 +44,8 @@ class Event:
     """What a run is doing, for whoever shows it.
 
     stage: ``wait`` (for another run on this host), ``build``, ``accuracy``, ``recover`` (better
-    int8 where that failed), ``measure``. done and total count the stage's steps.
+    int8 where that failed), ``draw`` (other calibration samples), ``measure``. done and total
+    count the stage's steps.
     left_s: the estimated time to the end of the run; None while nothing is known.
     """
 
@@ -240,7 +242,9 @@ class _Sweep:
             with only_one(f"run {self._store.path.stem}", self._wait):
                 judging = self._judging(self._build())
                 entrants = self._judge(judging)
-                why = self._measure([*entrants, *self._recover(judging)])
+                entrants += self._recover(judging)
+                self._draw(judging, entrants)
+                why = self._measure(entrants)
         except KeyboardInterrupt:
             why = "interrupted"
         except StoreError as error:
@@ -310,6 +314,40 @@ class _Sweep:
             show=lambda done, total, text: self._listen(Event("recover", done, total, text)),
         )
         return recovery.run()
+
+    def _draw(self, judging: Judging, entrants: Sequence[Entrant]) -> None:
+        """Other draws of calibration samples, where the user asked for them."""
+        prepared = self._prepared
+        seeds = prepared.config.calibration_seeds
+        calibrated = {
+            (known.name, offer.recipe)
+            for known in prepared.knowns
+            for offer in known.capabilities.offers
+            if offer.calibrated
+        }
+        results = read(self._store.path)
+        base = {each.candidate.recipe: each.recipe for each in results.added}
+        chosen = {
+            each.candidate.engine_key: each.candidate
+            for each in entrants
+            if (each.candidate.backend, base.get(each.candidate.recipe, each.candidate.recipe))
+            in calibrated
+        }
+        if not seeds or not chosen:
+            return
+        subject = subject_of(prepared, self._plan.candidates, self._plan.baseline)
+        to_the_end = replace(subject, limit=None, stop="never")
+        draws = Draws(
+            self._setup,
+            self._cache,
+            self._store,
+            judging,
+            Judge(self._setup, to_the_end, self._cache, self._setup.validation),
+            added=results.added,
+            done=results.draws,
+            show=lambda done, total, text: self._listen(Event("draw", done, total, text)),
+        )
+        draws.run([*chosen.values()], seeds)
 
     def _measure(self, entrants: list[Entrant]) -> str:
         """Why the rounds ended."""

@@ -26,6 +26,7 @@ from harness.record import (
     AddRecord,
     Block,
     BuildRecord,
+    DrawRecord,
     DropRecord,
     EndRecord,
     LaunchRecord,
@@ -55,6 +56,7 @@ class Results:
     notes: tuple[str, ...] = ()
     added: tuple[AddRecord, ...] = ()
     recoveries: tuple[RecoveryRecord, ...] = ()
+    draws: tuple[DrawRecord, ...] = ()
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -117,6 +119,7 @@ def _results(path: Path, records: list[Any], notes: Iterable[str]) -> Results:
         notes=tuple(notes),
         added=_only(records, AddRecord),
         recoveries=_only(records, RecoveryRecord),
+        draws=_only(records, DrawRecord),
     )
 
 
