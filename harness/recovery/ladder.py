@@ -17,7 +17,7 @@ from harness.types import Tried
 T = TypeVar("T")
 
 STEP = 2
-MOST_PROPOSALS = 3
+MOST_PROPOSALS = 5
 CLEARLY_DB = 1.0
 
 
@@ -109,8 +109,8 @@ def proposals(tried: Iterable[tuple[int, Quality]], limit: float) -> list[int]:
     """Which tried variants to validate, the safest first.
 
     tried: (layers in floating point, quality) each. Of those that are good enough, the one with
-    the fewest layers, and two that have clearly less noise for more layers, the quietest among
-    them. Validation goes from the safest on and stops at the first that isn't certified, so that
+    the fewest layers, and up to four that have clearly less noise for more layers, the quietest
+    among them. Validation goes from the safest on and stops at the first that isn't certified, so that
     the error of all certificates together is that of one (a fixed sequence; Westfall and Krishen
     2001).
     """
@@ -121,5 +121,6 @@ def proposals(tried: Iterable[tuple[int, Quality]], limit: float) -> list[int]:
         if not chain or known[place][1].noise <= known[chain[-1]][1].noise - CLEARLY_DB:
             chain.append(place)
     if len(chain) > MOST_PROPOSALS:
-        chain = [chain[0], chain[len(chain) // 2], chain[-1]]
+        steps = [round(n * (len(chain) - 1) / (MOST_PROPOSALS - 1)) for n in range(MOST_PROPOSALS)]
+        chain = [chain[step] for step in steps]
     return chain[::-1]

@@ -15,6 +15,7 @@ TITLES = {
     "speedup": "Speed-up over fp32",
     "memory": "Memory and engine size",
     "sustained": "Under sustained load",
+    "recovery": "Int8 that failed, and what was tried",
 }
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#~])")
 

@@ -14,6 +14,8 @@ from harness.report import format as fmt
 from harness.report import style
 from harness.report.durations import PERCENTILES, durations
 from harness.report.placing import Box, place
+from harness.report.recovery_plot import recovery
+from harness.report.recovery_plot import shown as recoveries_shown
 from harness.report.value import Report
 from harness.report.words import limit_value
 
@@ -413,4 +415,5 @@ FIGURES: dict[str, Callable[[Report], Figure]] = {
 def figures(report: Report) -> dict[str, Callable[[Report], Figure]]:
     """The plots that this report has, by name."""
     more = {"sustained": sustained} if report.analysis.sustained else {}
+    more |= {"recovery": recovery} if recoveries_shown(report) else {}
     return FIGURES | more

@@ -10,6 +10,7 @@ from harness.recommendation import Judgement
 from harness.report import format as fmt
 from harness.report import words
 from harness.report.notes import Note, notes
+from harness.report.sections import Section, sections
 from harness.report.value import AGREEMENT, Report
 
 PLACES = {
@@ -71,6 +72,7 @@ class Story:
     groups: tuple[Group, ...]
     unknown: tuple[str, ...]
     notes: tuple[Note, ...]
+    sections: tuple[Section, ...]
     export: str | None
     is_throughput: bool
     score_title: str
@@ -92,6 +94,7 @@ def story(report: Report) -> Story:
         groups=tuple(_groups(report)),
         unknown=tuple(fmt.clean(each) for each in decided.unknown),
         notes=notes(report),
+        sections=sections(report),
         export=f"enginepick export {run.run_id}" if decided.choice else None,
         is_throughput=decided.objective == "throughput",
         score_title=report.metric.heading,

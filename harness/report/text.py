@@ -8,12 +8,14 @@ from typing import Literal
 
 from rich import box
 from rich.console import Console, RenderableType
+from rich.console import Group as Lines
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from harness.report import format as fmt
 from harness.report.notes import Note
+from harness.report.sections import Section
 from harness.report.story import Group, Row, Story, story
 from harness.report.value import Report
 
@@ -49,6 +51,8 @@ def render_text(report: Report, console: Console) -> None:
         console.print(_legend(told, console), style="dim")
     if told.groups:
         console.print(_title("Not ranked"), _groups(told.groups), sep="\n")
+    for section in told.sections:
+        console.print(_section(section, console))
     if told.unknown:
         console.print(_title("Not known yet"), _bullets(told.unknown), sep="\n")
     if told.notes:
@@ -200,6 +204,26 @@ def _legend(told: Story, console: Console) -> RenderableType:
 
 
 # -- the rest --------------------------------------------------------------------------------------
+
+
+def _section(section: Section, console: Console) -> RenderableType:
+    """A table with its sentence above it and its remarks below."""
+    parts: list[RenderableType] = [_title(section.title), Text(section.lead)]
+    if section.rows:
+        plain = console.options.ascii_only
+        table = Table(
+            box=None if plain else box.SIMPLE_HEAD,
+            header_style="bold",
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+        )
+        for head in section.heads:
+            table.add_column(head, overflow="fold")
+        for row in section.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        parts.append(table)
+    parts += [Text(each, "dim") for each in section.remarks]
+    return Lines(*parts)
 
 
 def _pairs(console_style: str = "bold") -> Table:

@@ -116,7 +116,8 @@ class Report:
 
         Within each by the objective. Their order numbers them in tables and plots alike.
         """
-        return tuple(each for place in MEASURED for each in self.recommendation.placed(place))
+        placed = [each for place in MEASURED for each in self.recommendation.placed(place)]
+        return tuple(each for each in placed if each.summary.time_ns is not None)
 
     @cached_property
     def numbers(self) -> dict[str, int]:

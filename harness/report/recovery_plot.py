@@ -1,0 +1,94 @@
+"""The search for mixed precision as a plot: accuracy against latency, step by step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.record import RecoveryRecord
+from harness.report import style
+from harness.report.sections import allowed, certified_steps
+from harness.report.value import Report
+from harness.types import Tried
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WHOLE, PART, GOOD, BAD = style.OKABE_ITO[1], style.OKABE_ITO[0], style.OKABE_ITO[2], "#D55E00"
+LINEAR = 2.0
+"""Limits around zero that are shown to scale; beyond, the axis is logarithmic."""
+
+
+def shown(report: Report) -> list[RecoveryRecord]:
+    """The searches whose steps have a time."""
+    return [each for each in report.results.recoveries if len(_points(each)) > 1]
+
+
+def recovery(report: Report) -> Figure:
+    """Each search on axes of its own."""
+    records = shown(report)
+    heading = style.title(report, "Int8 that failed, and what was tried")
+    if not records:
+        return style.empty_figure(heading, "Not searched: enginepick sweep --recover 5m")
+    figure = style.new_figure(0.8 + 3.8 * len(records))
+    style.head(figure, heading)
+    rows = figure.subplots(len(records), 1, squeeze=False)
+    handles: dict[str, Any] = {}
+    for axes, record in zip(rows[:, 0], records, strict=True):
+        handles |= _draw(report, axes, record)
+    figure.legend(handles=[*handles.values()], loc="outside lower center", ncols=3)
+    return figure
+
+
+def _points(record: RecoveryRecord) -> list[Tried]:
+    return [each for each in record.steps if each.time_ns and each.drop is not None]
+
+
+def _draw(report: Report, axes: Axes, record: RecoveryRecord) -> dict[str, Any]:
+    """One search; its legend entries by what they say."""
+    share, limit = report.metric.share, allowed(report)
+    factor = 100.0 if share else 1.0
+    steps = _points(record)
+    unit, scale = style.time_unit([each.time_ns or 0.0 for each in steps])
+    sure = certified_steps(report, record)
+    proposed = [record.steps[place] for place in record.proposals]
+    labels = {
+        WHOLE: "all layers in int8, other calibrations",
+        PART: "worst layers in floating point (how many)",
+        GOOD: "certified by the validation samples",
+        BAD: "worth validating, not certified",
+    }
+    handles = {}
+    for step in steps:
+        assert step.time_ns is not None
+        assert step.drop is not None
+        x, y = step.time_ns / scale, -factor * step.drop
+        colour = PART if step.layers else WHOLE
+        ring = GOOD if step in sure else BAD if step in proposed else None
+        (mark,) = axes.plot(
+            x, y, "o" if step.layers else "s", color=colour, ms=7, mec="white", ls="",
+            zorder=3, label=labels[colour],
+        )  # fmt: skip
+        handles[labels[colour]] = mark
+        if ring is not None:
+            (mark,) = axes.plot(
+                x, y, "o", mfc="none", mec=ring, mew=1.8, ms=13, ls="", zorder=2,
+                label=labels[ring],
+            )  # fmt: skip
+            handles[labels[ring]] = mark
+        if step.layers:
+            axes.annotate(
+                str(len(step.layers)), (x, y), (7, 5), textcoords="offset points", fontsize=8
+            )
+    handles["limit"] = axes.axhline(
+        -factor * limit, color=BAD, ls=":", lw=1.2, zorder=1, label="limit of the drop"
+    )
+    axes.set_yscale("symlog", linthresh=LINEAR * factor * limit or 1.0)
+    noun = "points" if share else ""
+    axes.set_ylabel(f"change of {report.metric.noun}\n({noun}, calibration samples)")
+    axes.set_xlabel(f"rough latency on ONNX Runtime ({unit}), not for ranking")
+    name = f"{record.backend} {record.recipe}" if record.backend else record.recipe
+    axes.set_title(f"{name}: {record.samples} calibration samples", fontsize=10)
+    axes.margins(x=0.08, y=0.1)
+    axes.grid()
+    return handles
