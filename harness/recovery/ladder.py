@@ -110,9 +110,9 @@ def proposals(tried: Iterable[tuple[int, Quality]], limit: float) -> list[int]:
 
     tried: (layers in floating point, quality) each. Of those that are good enough, the one with
     the fewest layers, and up to four that have clearly less noise for more layers, the quietest
-    among them. Validation goes from the safest on and stops at the first that isn't certified, so that
-    the error of all certificates together is that of one (a fixed sequence; Westfall and Krishen
-    2001).
+    among them. Validation goes from the safest on and stops at the first that isn't certified, so
+    that the error of all certificates together is that of one (a fixed sequence; Westfall and
+    Krishen 2001).
     """
     known = list(tried)
     good = [place for place, each in enumerate(known) if enough(each[1], limit)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.record import RecoveryRecord
 from harness.report import style
+from harness.report.placing import Box, place
 from harness.report.sections import allowed, certified_steps
 from harness.report.value import Report
 from harness.types import Tried
@@ -36,8 +37,52 @@ def recovery(report: Report) -> Figure:
     handles: dict[str, Any] = {}
     for axes, record in zip(rows[:, 0], records, strict=True):
         handles |= _draw(report, axes, record)
-    figure.legend(handles=[*handles.values()], loc="outside lower center", ncols=3)
+    figure.legend(
+        handles=[*handles.values()], loc="outside lower center", ncols=3, markerscale=0.75
+    )
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes, record in zip(rows[:, 0], records, strict=True):
+        _label(report, figure, axes, record)
     return figure
+
+
+def _label(report: Report, figure: Figure, axes: Axes, record: RecoveryRecord) -> None:
+    """How many layers each point leaves in floating point, once for the best of each number."""
+    from matplotlib.patheffects import withStroke
+
+    best: dict[int, Tried] = {}
+    for step in _points(record):
+        before = best.get(len(step.layers))
+        if step.layers and (before is None or _rank(step) < _rank(before)):
+            best[len(step.layers)] = step
+    _, scale = style.time_unit([each.time_ns or 0.0 for each in _points(record)])
+    points = [_place(report, each, scale) for each in best.values()]
+    to_points = 72 / figure.dpi
+    frame = axes.bbox
+    room = Box(*(
+        value * to_points
+        for value in (
+            (frame.x0 + frame.x1) / 2, (frame.y0 + frame.y1) / 2, frame.width, frame.height
+        )
+    ))  # fmt: skip
+    pixels = axes.transData.transform(points) * to_points
+    sizes = [(6.0 * len(str(count)) + 1, 9.0) for count in best]
+    offsets = place([(x, y) for x, y in pixels], sizes, room, [14.0] * len(best))
+    for count, point, offset in zip(best, points, offsets, strict=True):
+        axes.annotate(
+            str(count), point, offset, textcoords="offset points", fontsize=8, ha="center",
+            va="center", zorder=5, path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
+
+
+def _rank(step: Tried) -> tuple[float, float]:
+    return step.drop or 0.0, -(step.sqnr_db or 0.0)
+
+
+def _place(report: Report, step: Tried, scale: float) -> tuple[float, float]:
+    factor = 100.0 if report.metric.share else 1.0
+    return (step.time_ns or 0.0) / scale, -factor * (step.drop or 0.0)
 
 
 def _points(record: RecoveryRecord) -> list[Tried]:
@@ -46,6 +91,8 @@ def _points(record: RecoveryRecord) -> list[Tried]:
 
 def _draw(report: Report, axes: Axes, record: RecoveryRecord) -> dict[str, Any]:
     """One search; its legend entries by what they say."""
+    from matplotlib.ticker import FuncFormatter
+
     share, limit = report.metric.share, allowed(report)
     factor = 100.0 if share else 1.0
     steps = _points(record)
@@ -60,9 +107,7 @@ def _draw(report: Report, axes: Axes, record: RecoveryRecord) -> dict[str, Any]:
     }
     handles = {}
     for step in steps:
-        assert step.time_ns is not None
-        assert step.drop is not None
-        x, y = step.time_ns / scale, -factor * step.drop
+        x, y = _place(report, step, scale)
         colour = PART if step.layers else WHOLE
         ring = GOOD if step in sure else BAD if step in proposed else None
         (mark,) = axes.plot(
@@ -76,14 +121,11 @@ def _draw(report: Report, axes: Axes, record: RecoveryRecord) -> dict[str, Any]:
                 label=labels[ring],
             )  # fmt: skip
             handles[labels[ring]] = mark
-        if step.layers:
-            axes.annotate(
-                str(len(step.layers)), (x, y), (7, 5), textcoords="offset points", fontsize=8
-            )
     handles["limit"] = axes.axhline(
         -factor * limit, color=BAD, ls=":", lw=1.2, zorder=1, label="limit of the drop"
     )
     axes.set_yscale("symlog", linthresh=LINEAR * factor * limit or 1.0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     noun = "points" if share else ""
     axes.set_ylabel(f"change of {report.metric.noun}\n({noun}, calibration samples)")
     axes.set_xlabel(f"rough latency on ONNX Runtime ({unit}), not for ranking")
