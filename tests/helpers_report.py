@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,14 +17,17 @@ from harness.analysis import analyse
 from harness.recommendation import Limits, Objective, recommend
 from harness.record import (
     AccuracyRecord,
+    AddRecord,
     Agreement,
     BuildRecord,
     DataUse,
+    DrawRecord,
     DropRecord,
     EndRecord,
     LaunchRecord,
     Memory,
     ModelUse,
+    RecoveryRecord,
     RoundRecord,
     RunRecord,
     Skip,
@@ -36,6 +40,7 @@ from harness.types import (
     Candidate,
     Device,
     Executed,
+    LayerNoise,
     Precision,
     Probe,
     Scenario,
@@ -44,6 +49,7 @@ from harness.types import (
     Stage,
     Status,
     TensorSpec,
+    Tried,
 )
 
 BEGAN = datetime(2026, 5, 4, 9, 30, tzinfo=UTC)
@@ -132,11 +138,13 @@ def make_results(  # noqa: C901 - one run, in the order of its records
     throttled: int | None = 0,
     tails: int = 0,
     sustained: Sequence[float] = (),
+    recovered: bool = False,
 ) -> Results:
     """Write a run below ``folder`` and read it back. Equal arguments give equal numbers.
 
-    tails: so many launches of everyone alone. sustained: a stretch of load in so many parts, each
-    with the factor by which the first candidate is slower in it.
+    tails: so many launches of everyone alone. recovered: the first int8 failed, was searched, and
+    its mixed precision is certified; its draws are kept. sustained: a stretch of load in so many
+    parts, each with the factor by which the first candidate is slower in it.
     """
     rng = np.random.default_rng(7)
     path = folder / target / f"{model}-20260504-093000-ab12.jsonl"
@@ -153,6 +161,8 @@ def make_results(  # noqa: C901 - one run, in the order of its records
                 judged = _accuracy(store, role, candidate, samples, labelled, metric)
                 reference = None if candidate.id == head.baseline else head.baseline
                 store.append(judged.model_copy(update={"reference": reference}))
+        if recovered:
+            cast, candidates = _append_recovery(store, head, cast, candidates, samples)
         for number in range(rounds):
             floor = replace(cast[0], precision=Precision.FP32, time_us=4.1, recipe=FLOOR)
             quiet = np.random.default_rng(number)
@@ -192,6 +202,69 @@ def make_results(  # noqa: C901 - one run, in the order of its records
         with path.open("ab") as stream:
             stream.write(b'{"kind": "laun')
     return read(path)
+
+
+LAYERS = tuple(f"encoder/block_{n}/{kind}" for n in range(12) for kind in ("MatMul", "Softmax"))
+
+
+def _append_recovery(
+    store: Store,
+    head: RunRecord,
+    cast: Sequence[Cast],
+    candidates: Sequence[Candidate],
+    samples: int,
+) -> tuple[list[Cast], list[Candidate]]:
+    """A search with its steps, a certified variant that it found, and draws of everyone's."""
+    found = [n for n, each in enumerate(candidates) if each.recipe == "qdq"]
+    origin, role = candidates[found[0]], cast[found[0]]
+
+    def step(count: int, drop: float | None, sqnr: float | None) -> Tried:
+        params = (("calibration", "minmax"), ("exclude", json.dumps(LAYERS[:count])))
+        what = f"{count} layers in fp32" if count else "as it failed"
+        time_ns = role.time_us * 1e3 * (1 + count / 20)
+        return Tried(what, params[: 1 + bool(count)], LAYERS[:count], drop, sqnr, time_ns, 9)
+
+    steps = (step(0, 0.31, 2.1), step(0, None, None), step(1, 0.11, 7.5), step(4, 0.004, 19.0))
+    steps = (*steps, step(8, 0.001, 24.0))
+    store.append(
+        RecoveryRecord(
+            at=_at(3),
+            recipe="qdq",
+            metric="top1",
+            samples=128,
+            steps=steps,
+            sensitivity=tuple(LayerNoise((each,), 3.0 + n) for n, each in enumerate(LAYERS)),
+            proposals=(4, 3),
+            elapsed_s=41.0,
+        )
+    )
+    new = replace(role, recipe="qdq-keep8", lost=0, gained=0, dropped=None)
+    mixed = _candidate(new, origin.settings.scenario)
+    store.append(
+        AddRecord(
+            at=_at(4),
+            candidate=mixed,
+            origin=origin.id,
+            recipe="qdq",
+            recipe_parameters=steps[4].parameters,
+        )
+    )
+    store.append(_build(new, mixed))
+    judged = _accuracy(store, new, mixed, samples, head.data.labelled, head.data.metric)
+    store.append(judged.model_copy(update={"reference": head.baseline}))
+    for lot, value in enumerate((0.985, 0.961, 0.979), start=1):
+        for size in (128, 32):
+            store.append(
+                DrawRecord(
+                    at=_at(5),
+                    candidate=origin.id,
+                    lot=lot,
+                    calibrated_on=size,
+                    value=value - 0.01 * (size == 32),
+                    samples=samples,
+                )
+            )
+    return [*cast, new], [*candidates, mixed]
 
 
 def _append_tails(

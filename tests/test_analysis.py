@@ -361,7 +361,9 @@ def test_without_a_fair_reference_there_is_no_drop(tmp_path, case):
     records = [
         head([BASE, OTHER]),
         *([] if case == "not judged" else [lambda s: accuracy(s, BASE, base)]),
-        lambda s: accuracy(s, OTHER, own, **({"reference": None} if case == "no reference" else {})),
+        lambda s: accuracy(
+            s, OTHER, own, **({"reference": None} if case == "no reference" else {})
+        ),
     ]
     assert analyse(write(tmp_path, records)).summary(OTHER.id).drop is None
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from harness.comparison import Change, Comparison
 from harness.report import format as fmt
-from harness.report.data import number, plain_interval
+from harness.report.numbers import number, plain_interval
 from harness.stats import Interval, Verdict
 
 SCHEMA = "enginepick-comparison/1"

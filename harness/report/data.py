@@ -11,9 +11,10 @@ from harness.certificates import Drop
 from harness.recommendation import Judgement
 from harness.record import DataUse
 from harness.report import words
+from harness.report.int8_data import one_file_data, recoveries_data
 from harness.report.notes import control, noise, notes
+from harness.report.numbers import number, plain_interval
 from harness.report.value import Report
-from harness.stats import Interval
 from harness.tails import Tail
 from harness.types import Settings, Share, TensorSpec
 
@@ -92,6 +93,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "deploy_code": report.deploy_code,
         },
         "sustained": _sustained(report),
+        "one_file": one_file_data(report),
+        "recoveries": recoveries_data(report),
         "trust": _trust(report),
         "candidates": [_candidate(report, each) for each in _ordered(report)],
     }
@@ -121,26 +124,6 @@ def _data(data: DataUse) -> dict[str, Any]:
         "validation_samples": data.validation_samples,
         "seed": data.seed,
     }
-
-
-def number(value: float | None) -> float | None:
-    """As JSON can hold it, which has neither infinity nor NaN."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def plain_interval(interval: Interval | None) -> dict[str, float | None] | None:
-    """``value``, ``low`` and ``high``; bounds are None where there is too little evidence."""
-    if interval is None:
-        return None
-    low, high = _bounds(interval)
-    return {"value": interval.value, "low": low, "high": high}
-
-
-def _bounds(interval: Interval) -> tuple[float | None, float | None]:
-    """An unbounded interval's lower end is 0, which says nothing either."""
-    if not math.isfinite(interval.high):
-        return None, None
-    return interval.low, interval.high
 
 
 def _trust(report: Report) -> dict[str, Any]:
@@ -216,6 +199,7 @@ def _candidate(report: Report, judgement: Judgement) -> dict[str, Any]:
         "accuracy": number(summary.accuracy),
         "drop": _drop(summary.drop),
         "agreement": _agreement(judgement),
+        "calibration_draws": [asdict(each) for each in summary.lotteries],
         "memory_bytes": summary.memory_bytes,
         "size_bytes": summary.size_bytes,
         "build_ns": summary.build_ns,

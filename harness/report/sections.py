@@ -82,7 +82,7 @@ def _portability(report: Report) -> Iterator[Section]:
             " as that runtime's best int8."
         )
     heads = ("Recipe", "Made as", *matrix.backends)
-    yield Section("Does one int8 file serve every runtime?", lead, heads, tuple(rows))
+    yield Section("One int8 file for every runtime", lead, heads, tuple(rows))
 
 
 def _cell(report: Report, cell: Cell | None) -> str:
@@ -91,7 +91,7 @@ def _cell(report: Report, cell: Cell | None) -> str:
     summary = cell.summary
     if summary.status is not Status.OK:
         return str(summary.status)
-    share = "int8 ?" if cell.share is None else f"int8 {fmt.percent(cell.share)}"
+    share = "int8 not told" if cell.share is None else f"int8 {fmt.percent(cell.share)}"
     certified = {
         Answer.MEETS: "certified",
         Answer.MISSES: "refused",
