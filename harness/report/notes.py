@@ -14,7 +14,8 @@ from harness.analysis import CALL_BOUND_NS
 from harness.report import format as fmt
 from harness.report.value import AGREEMENT, Report
 from harness.report.words import tier
-from harness.stats import Interval, geometric_interval
+from harness.stats import Answer, Interval, geometric_interval
+from harness.types import Precision
 
 NOTABLE_STEAL = 0.001
 """Less than this isn't worth a word."""
@@ -221,6 +222,16 @@ def _info(report: Report) -> Iterator[Note]:
         yield Note("info", "Data", fmt.clean(each))
     if not report.metric.labelled:
         yield Note("info", "Metric", f"there were no labels: {AGREEMENT}")
+    failed = [
+        report.name(each.summary)
+        for each in report.recommendation.placed("refused")
+        if each.summary.candidate.precision is Precision.INT8
+        and each.summary.drop is not None
+        and any(c.name == "accuracy" and c.answer is Answer.MISSES for c in each.checks)
+    ]
+    if failed and not report.results.recoveries:
+        text = f"{', '.join(failed)} cost too much accuracy: --recover 5m looks for mixed precision"
+        yield Note("info", "Int8", text)
     times = [s.time_ns.value for each in report.table if (s := each.summary).time_ns]
     backends = {each.summary.candidate.backend for each in report.table}
     timed = report.recommendation.objective != "throughput"
