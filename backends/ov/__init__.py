@@ -29,6 +29,16 @@ _CAPABILITIES = {
     "INT8": Precision.INT8,
 }
 
+_ALTERNATIVES = (
+    (("bias_correction", "accurate"),),
+    (("symmetric", "no"),),
+    (("calibration", "percentile"),),
+    (("smooth_quant", "0.5"),),
+    (("model_type", "transformer"),),
+    (("model_type", "transformer"), ("max_drop", "")),
+    (("max_drop", ""),),
+)
+
 OFFERS = (
     Offer(Precision.FP32, "source"),
     Offer(Precision.FP16, "source", native=True),
@@ -36,7 +46,7 @@ OFFERS = (
     Offer(Precision.INT8, "qdq", calibrated=True),
     Offer(Precision.INT8, "qdq-all", calibrated=True),
     Offer(Precision.INT8, "qdq-portable", calibrated=True),
-    Offer(Precision.INT8, "nncf", calibrated=True),
+    Offer(Precision.INT8, "nncf", calibrated=True, alternatives=_ALTERNATIVES),
     Offer(Precision.INT8_WEIGHTS, "weights"),
     Offer(Precision.INT8_WEIGHTS, "nncf-weights"),
     Offer(Precision.INT4_WEIGHTS, "weights"),

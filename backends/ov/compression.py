@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+from backends.ov import control
 from backends.ov.device import Target, parse
 from backends.ov.runtime import INSTALL, classified, quiet
 from harness.backend import BuildRequest, Calibration
@@ -18,6 +19,13 @@ BLOCK_SIZE = 32
 """Weights that share a scale, by default: as in the shared recipe, so that the two compare."""
 
 _PERCENTILE = 99.99
+
+_WISHES = {
+    *("calibration", "percentile", "per_channel", "symmetric", "reduce_range"),
+    *("include", "exclude", "block_size", "saturates"),
+}
+_MEANS = {"bias_correction", "smooth_quant", "model_type", "max_drop"}
+"""Parameters that are none of the user's wishes, but of the offers' alternatives."""
 
 _TYPES = {
     "Conv": ("Convolution", "GroupConvolution"),
@@ -47,6 +55,11 @@ class _Feeds:
 def quantize(model: Any, request: BuildRequest) -> tuple[Any, list[str]]:
     """NNCF's post-training quantization; the model, and what was chosen.
 
+    Beside the user's wishes: ``bias_correction`` ``accurate``, which infers layer by layer;
+    ``smooth_quant``, how much of the activations' range goes over to the weights (alpha, 0 to 1);
+    ``model_type`` ``transformer``, which leaves normalization in floating point, for a model that
+    doesn't look like one; ``max_drop``, of :mod:`backends.ov.control`.
+
     Raises:
         UnavailableError: NNCF isn't installed.
         UnsupportedError: no calibration samples, a wish that NNCF can't meet, or a model that it
@@ -54,25 +67,33 @@ def quantize(model: Any, request: BuildRequest) -> tuple[Any, list[str]]:
     """
     if request.calibration is None or not len(request.calibration):
         raise UnsupportedError("nncf: needs calibration samples")
+    wishes = _checked(request, _WISHES | _MEANS)
     nncf = _nncf()
-    wishes = dict(request.parameters)
     target = parse(request.device)
     fix = _overflow_fix(wishes, target)
-    transformer = looks_like_transformer(model)
+    transformer = _is_transformer(model, wishes)
     notes = [f"nncf overflow fix {'on' if fix else 'off'}"]
     notes += ["nncf model type transformer"] if transformer else []
+    options = {
+        "subset_size": len(request.calibration),
+        "preset": _preset(nncf, wishes),
+        "fast_bias_correction": "bias_correction" not in wishes,
+        "model_type": nncf.ModelType.TRANSFORMER if transformer else None,
+        "target_device": _nncf_device(nncf, target),
+        "ignored_scope": _ignored(nncf, model, wishes),
+        "advanced_parameters": _advanced(nncf, wishes, fix=fix),
+    }
+    data = nncf.Dataset(_Feeds(request.calibration))
     try:
         with quiet(), classified():
-            quantized = nncf.quantize(
-                model,
-                nncf.Dataset(_Feeds(request.calibration)),
-                subset_size=len(request.calibration),
-                preset=_preset(nncf, wishes),
-                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-                target_device=_nncf_device(nncf, target),
-                ignored_scope=_ignored(nncf, model, wishes),
-                advanced_parameters=_advanced(nncf, wishes, fix=fix),
-            )
+            if "max_drop" in wishes:
+                max_drop = float(wishes["max_drop"])
+                quantized, restored = control.quantize(
+                    nncf, model, request.calibration, data, max_drop=max_drop, options=options
+                )
+                notes += restored
+            else:
+                quantized = nncf.quantize(model, data, **options)
     except (nncf.UnsupportedModelError, nncf.ValidationError) as error:
         raise UnsupportedError(f"nncf: {error}") from error
     return quantized, notes
@@ -84,9 +105,9 @@ def compress_weights(model: Any, request: BuildRequest) -> tuple[Any, list[str]]
     int8 has a scale for each output, int4 one for each block, or a smaller one where a layer's
     rows don't divide by it. Raises as :func:`quantize`.
     """
+    wishes = _checked(request, _WISHES)
     nncf = _nncf()
     _rows_first(model)
-    wishes = dict(request.parameters)
     int4 = request.precision is Precision.INT4_WEIGHTS
     options: dict[str, Any] = {"mode": nncf.CompressWeightsMode.INT8_ASYM}
     if int4:
@@ -136,6 +157,29 @@ def _rows_first(model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
+def _checked(request: BuildRequest, known: set[str]) -> dict[str, str]:
+    """The parameters. Raises UnsupportedError where one means nothing here."""
+    wishes = dict(request.parameters)
+    unknown = sorted(set(wishes) - known)
+    if unknown:
+        raise UnsupportedError(f"{request.recipe}: has no parameter {', '.join(unknown)}")
+    for name, only in (("bias_correction", "accurate"), ("model_type", "transformer")):
+        if wishes.get(name, only) != only:
+            raise UnsupportedError(f"{request.recipe}: has no {name} {wishes[name]}")
+    return wishes
+
+
+def _is_transformer(model: Any, wishes: Mapping[str, str]) -> bool:
+    """Whether NNCF shall take it for one. Raises UnsupportedError where a parameter is in vain."""
+    looks = looks_like_transformer(model)
+    if looks and "model_type" in wishes:
+        raise UnsupportedError("nncf: the model is taken for a transformer already")
+    told = looks or "model_type" in wishes
+    if "smooth_quant" in wishes and not told:
+        raise UnsupportedError("nncf: smooths the activations of transformers only")
+    return told
+
+
 def _overflow_fix(wishes: Mapping[str, str], target: Target) -> bool:
     """The user's wish, else what was measured, else what the CPU's features tell."""
     told = wishes.get("reduce_range", wishes.get("saturates"))
@@ -151,13 +195,20 @@ def _preset(nncf: Any, wishes: Mapping[str, str]) -> Any:
 
 
 def _advanced(nncf: Any, wishes: Mapping[str, str], *, fix: bool) -> Any:
-    from nncf.quantization.advanced_parameters import QuantizationParameters
+    from nncf.quantization.advanced_parameters import (
+        AdvancedSmoothQuantParameters,
+        QuantizationParameters,
+    )
 
     fixes = nncf.OverflowFix
     options: dict[str, Any] = {"overflow_fix": fixes.ENABLE if fix else fixes.DISABLE}
     if "per_channel" in wishes:
         weights = QuantizationParameters(per_channel=wishes["per_channel"] == "yes")
         options["weights_quantization_params"] = weights
+    if "smooth_quant" in wishes:
+        options["smooth_quant_alphas"] = AdvancedSmoothQuantParameters(
+            matmul=float(wishes["smooth_quant"])
+        )
     if "calibration" in wishes:
         options["activations_range_estimator_params"] = _ranges(wishes)
     return nncf.AdvancedQuantizationParameters(**options)
