@@ -47,7 +47,7 @@ def cross_check(job: jobs.CrossCheckJob) -> jobs.CrossChecked:
 
     if Path(job.model).stat().st_size > LARGEST_BYTES:
         raise UnsupportedError("the model is too large for it")
-    evaluator = ReferenceEvaluator(onnx.load(job.model))
+    evaluator = ReferenceEvaluator(onnx.load(job.model), new_ops=[_batch_normalization()])
     names = list(evaluator.output_names)
 
     def run(feed: Feed) -> dict[str, Array]:
@@ -76,6 +76,21 @@ def _forward(
     if sequences is None:
         return [run(feed)]
     return [outputs for _, outputs in stateful.through(run, sequences, feed)]
+
+
+def _batch_normalization() -> Any:
+    """Of inference: onnx 1.23's own, of opsets before 14, mixes the batch's statistics in."""
+    from onnx.reference.op_run import OpRun
+
+    class BatchNormalization(OpRun):  # type: ignore[misc]
+        def _run(  # noqa: PLR0917 - as the evaluator calls it
+            self, x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float, **_: Any
+        ) -> tuple[Any]:
+            ones = (1,) * (x.ndim - 2)
+            scale, bias, mean, var = (v.reshape(-1, *ones) for v in (scale, bias, mean, var))
+            return ((scale * (x - mean) / np.sqrt(var + epsilon) + bias).astype(x.dtype),)
+
+    return BatchNormalization
 
 
 def difference(ours: metrics.Outputs, theirs: metrics.Outputs) -> float:

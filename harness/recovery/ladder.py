@@ -19,6 +19,7 @@ T = TypeVar("T")
 STEP = 2
 MOST_PROPOSALS = 5
 CLEARLY_DB = 1.0
+QUIETER_DB = 2.0
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,14 @@ def quality_of(step: Tried) -> Quality:
     return Quality(math.inf if step.drop is None else step.drop, step.sqnr_db)
 
 
-def enough(quality: Quality, limit: float) -> bool:
-    """Whether a variant is worth validating: half of the limit leaves the certificate its room."""
-    return quality.drop <= limit / 2
+def enough(quality: Quality, limit: float, failed: Optional[Quality] = None) -> bool:
+    """Whether a variant is worth validating: half of the limit leaves the certificate its room.
+
+    failed: of what the validation samples refused. Few calibration samples may not show its drop,
+    but its noise is known, and there must be clearly less.
+    """
+    quieter = failed is None or quality.noise <= failed.noise - QUIETER_DB
+    return quality.drop <= limit / 2 and quieter
 
 
 def grouped(layers: Sequence[str], most: int) -> list[tuple[str, ...]]:
@@ -70,6 +76,7 @@ def climb(
     order: Sequence[tuple[str, ...]],
     limit: float,
     evaluate: Callable[[tuple[str, ...]], Quality],
+    failed: Optional[Quality] = None,
 ) -> Optional[int]:
     """How few of the worst groups in floating point are enough; None where no number of them is.
 
@@ -78,13 +85,13 @@ def climb(
     """
     bad, good = 0, None
     for rung in doubling(len(order)):
-        if enough(evaluate(first(order, rung)), limit):
+        if enough(evaluate(first(order, rung)), limit, failed):
             good = rung
             break
         bad = rung
     while good is not None and good - bad > 1:
         middle = (good + bad) // 2
-        if enough(evaluate(first(order, middle)), limit):
+        if enough(evaluate(first(order, middle)), limit, failed):
             good = middle
         else:
             bad = middle
@@ -105,7 +112,9 @@ def doubling(count: int) -> list[int]:
     return rungs
 
 
-def proposals(tried: Iterable[tuple[int, Quality]], limit: float) -> list[int]:
+def proposals(
+    tried: Iterable[tuple[int, Quality]], limit: float, failed: Optional[Quality] = None
+) -> list[int]:
     """Which tried variants to validate, the safest first.
 
     tried: (layers in floating point, quality) each. Of those that are good enough, the one with
@@ -115,7 +124,7 @@ def proposals(tried: Iterable[tuple[int, Quality]], limit: float) -> list[int]:
     Krishen 2001).
     """
     known = list(tried)
-    good = [place for place, each in enumerate(known) if enough(each[1], limit)]
+    good = [place for place, each in enumerate(known) if enough(each[1], limit, failed)]
     chain: list[int] = []
     for place in sorted(good, key=lambda place: (known[place][0], known[place][1].noise)):
         if not chain or known[place][1].noise <= known[chain[-1]][1].noise - CLEARLY_DB:

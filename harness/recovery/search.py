@@ -67,7 +67,7 @@ def search(job: jobs.SearchJob) -> jobs.Searched:
         metric=found.bench.metric.name,
         steps=tuple(tried),
         sensitivity=tuple(found.sensitivity),
-        proposals=tuple(ladder.proposals(known, job.limit)),
+        proposals=tuple(ladder.proposals(known, job.limit, known[0][1] if known else None)),
         stopped=stopped,
     )
 
@@ -96,12 +96,14 @@ class _Search:
         """Why it stopped before its end, or None."""
         try:
             best = self._calibrations()
-            if ladder.enough(quality_of(best), self._job.limit):
-                return None  # another calibration is all that it takes
             self._params = dict(best.parameters)
             order = self._order()
             whole = list(self.tried)
-            fewest = ladder.climb(order, self._job.limit, self._left_out)
+            failed, limit = quality_of(self.tried[0]), self._job.limit
+            if ladder.enough(quality_of(best), limit, failed):
+                self._widen(())
+                return None
+            fewest = ladder.climb(order, limit, self._left_out, failed)
             if fewest is not None:
                 self._polish(ladder.first(order, fewest), whole)
                 self._widen(ladder.first(order, fewest))

@@ -8,6 +8,7 @@ from itertools import takewhile
 
 from harness.analysis import Summary
 from harness.lottery import Lottery
+from harness.metrics import short
 from harness.portability import Cell, portability
 from harness.record import RecoveryRecord
 from harness.report import format as fmt
@@ -188,7 +189,7 @@ def _remarks(report: Report, record: RecoveryRecord) -> Iterator[str]:
         yield f"The names of layers are without {fmt.clean(cut)}"
     yield (
         f"Searched {fmt.three(record.elapsed_s)} s on {record.samples} calibration samples"
-        f" by {fmt.clean(record.metric)}" + (f"; {record.stopped}" if record.stopped else "")
+        f" by {fmt.clean(short(record.metric))}" + (f"; {record.stopped}" if record.stopped else "")
     )
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from harness.analysis import Analysis, Summary
 from harness.evidence import Evidence
+from harness.metrics import short
 from harness.recommendation import Judgement, Recommendation
 from harness.record import RunRecord
 from harness.report.format import clean
@@ -36,33 +37,42 @@ class MetricUse:
     higher_is_better: bool
 
     @property
+    def base(self) -> str:
+        """Without output and options."""
+        return self.name.partition("@")[0].partition("(")[0]
+
+    @property
+    def shown(self) -> str:
+        """The name as people read it."""
+        return clean(short(self.name))
+
+    @property
     def share(self) -> bool:
         """Whether differences are percentage points."""
-        return self.name.partition("@")[0] in SHARES
+        return self.base in SHARES
 
     @property
     def noun(self) -> str:
         """What its value is called in a sentence."""
         if not self.labelled:
             return "agreement with fp32"
-        return "accuracy" if self.name.partition("@")[0] == "top1" else clean(self.name)
+        return "accuracy" if self.base == "top1" else self.shown
 
     @property
     def title(self) -> str:
         """What stands at an axis."""
-        name = clean(self.name)
         if not self.labelled:
-            return f"{AGREEMENT} ({name})"
+            return f"{AGREEMENT} ({self.shown})"
         if self.share:
-            return f"accuracy ({name})"
-        return name if self.higher_is_better else f"{name} (lower is better)"
+            return f"accuracy ({self.shown})"
+        return self.shown if self.higher_is_better else f"{self.shown} (lower is better)"
 
     @property
     def heading(self) -> str:
         """What stands over a column."""
         if not self.labelled:
             return "Agreement"
-        return "Accuracy" if self.share else clean(self.name)
+        return "Accuracy" if self.share else self.shown
 
 
 @dataclass(frozen=True)
