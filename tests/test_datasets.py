@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import datasets
-from harness.datasets import CalibrationSet, DataRef, Dataset, Shard, resolve, split, spool
+from harness.datasets import (
+    CalibrationSet,
+    DataRef,
+    Dataset,
+    Shard,
+    draw,
+    resolve,
+    split,
+    spool,
+    stages,
+)
 from harness.errors import InputError, StoreError
 from harness.types import TensorSpec
 
@@ -458,6 +468,62 @@ def test_a_split_depends_on_the_seed_and_is_spread() -> None:
 def test_a_split_that_leaves_nothing_is_refused(samples: int, calibration: int) -> None:
     with pytest.raises(InputError, match=f"{calibration} calibration samples asked for"):
         split(samples, calibration, 0)
+
+
+# stages and draws
+
+
+@given(
+    numbers=st.lists(st.integers(0, 10**6), unique=True, max_size=1500).map(sorted),
+    seed=st.integers(-(2**70), 2**70),
+)
+def test_stages_part_the_samples_and_each_is_sorted(numbers: list[int], seed: int) -> None:
+    parts = stages(numbers, seed)
+    assert sorted(number for part in parts for number in part) == numbers
+    assert all(list(part) == sorted(part) for part in parts)
+    assert all(type(number) is int for part in parts for number in part)
+    assert stages(numbers, seed) == parts
+
+
+@pytest.mark.parametrize(
+    ("samples", "sizes"),
+    [
+        (0, []),
+        (1, [1]),
+        (64, [64]),
+        (65, [64, 1]),
+        (256, [64, 192]),
+        (5000, [64, 192, 768, 3072, 904]),
+    ],
+)
+def test_each_stage_makes_the_samples_four_times_as_many(samples: int, sizes: list[int]) -> None:
+    assert [len(part) for part in stages(range(samples), 0)] == sizes
+
+
+def test_another_seed_stages_other_samples() -> None:
+    assert len({stages(range(500), seed)[0] for seed in range(20)}) == 20
+
+
+def test_each_stage_is_a_random_draw_even_of_data_sorted_by_class() -> None:
+    labels = np.arange(4000) // 1000
+    for calibration in (0, 300):
+        _, validation = split(4000, calibration, 3)
+        for part in stages(validation, 3):
+            if len(part) < 64:
+                continue
+            share = np.bincount(labels[list(part)], minlength=4) / len(part)
+            # five standard deviations of a draw with replacement
+            assert np.abs(share - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / len(part))
+
+
+@given(samples=st.integers(0, 300), count=st.integers(0, 400), seed=st.integers(0, 2**32))
+def test_a_draw_is_sorted_and_never_holds_a_sample_twice(
+    samples: int, count: int, seed: int
+) -> None:
+    drawn = draw(samples, count, seed)
+    assert len(drawn) == min(samples, count)
+    assert list(drawn) == sorted(set(drawn))
+    assert set(drawn) <= set(range(samples))
 
 
 # spool
