@@ -147,14 +147,18 @@ class _Search:
         few = self.bench.fewer(FEWEST_SAMPLES)
         rest = {name: kind for name, kind in self._layers().items() if name not in layers}
         kinds = [tuple(n for n in rest if rest[n] == kind) for kind in sorted({*rest.values()})]
+        blocks = ladder.grouped([*rest], BLOCKS)
+        groups = dict.fromkeys(g for g in (*blocks, *kinds) if 2 * len(g) <= len(rest))
         noise = {}
-        for group in dict.fromkeys((*ladder.grouped([*rest], BLOCKS), *kinds)):
+        for group in groups:
             self._check_time()
             quality, _ = few.quality(self._quantized(self._without((*layers, *group)), ()))
             noise[group] = quality.noise
         helpful = sorted(noise, key=lambda group: (noise[group], len(group)))
         for rung in ladder.doubling(len(helpful)):
-            self._left_out((*layers, *ladder.first(helpful, rung)))
+            wider = (*layers, *ladder.first(helpful, rung))
+            if wider != self.tried[-1].layers:
+                self._left_out(wider)
 
     def _without(
         self, layers: Iterable[str], params: Mapping[str, str] | None = None
