@@ -116,6 +116,14 @@ def test_accuracy_control_that_leaves_nothing_in_int8_is_refused(tmp_path: Path)
         build(products(3), samples(3), tmp_path / "engine", max_drop="1e-9")
 
 
+def test_accuracy_control_that_takes_too_long_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "MOST_MODELS", 3)
+    with pytest.raises(UnsupportedError, match="isn't done after 3 models"):
+        build(products(3), samples(3), tmp_path / "engine", max_drop="0.05")
+
+
 def test_accuracy_control_has_nothing_to_do_where_int8_is_good_enough(tmp_path: Path) -> None:
     engine = build(products(), samples(), tmp_path / "engine", max_drop="1")
     assert any("0 of 2 operations left" in note for note in engine.notes)

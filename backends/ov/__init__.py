@@ -30,11 +30,11 @@ _CAPABILITIES = {
 }
 
 _ALTERNATIVES = (
-    (("bias_correction", "accurate"),),
-    (("symmetric", "no"),),
-    (("calibration", "percentile"),),
-    (("smooth_quant", "0.5"),),
     (("model_type", "transformer"),),
+    (("symmetric", "no"),),
+    (("bias_correction", "accurate"),),
+    (("smooth_quant", "0.5"),),
+    (("calibration", "percentile"),),
     (("model_type", "transformer"), ("max_drop", "")),
     (("max_drop", ""),),
 )

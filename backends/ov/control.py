@@ -21,6 +21,10 @@ Array = np.ndarray[Any, Any]
 RANKING_SAMPLES = 64
 """Of these, the ones that agree least, layers are ranked; all of them judge what was restored."""
 
+MOST_MODELS = 150
+"""That NNCF may ask about before it is stopped: it compiles one for each group of layers, and
+ranks all groups again whenever a step made it worse."""
+
 MOST_BYTES = 1 << 29
 """Of the model's own outputs, which are kept; samples beyond this judge nothing."""
 
@@ -45,6 +49,7 @@ class Agreement:
         self._output = real.index(True)
         self._calibration = calibration
         self._own: list[Array] = []
+        self._asked = 0
         compiled = openvino.compile_model(model, "CPU", _PRECISE)
         held = 0
         for feed in calibration.feeds():
@@ -64,7 +69,13 @@ class Agreement:
     def score(
         self, compiled: Any, samples: Iterable[tuple[Feed, Array]]
     ) -> tuple[float, list[float]]:
-        """The mean agreement, and that of each sample; what NNCF calls a validation function."""
+        """The mean agreement, and that of each sample; what NNCF calls a validation function.
+
+        Raises UnsupportedError when it was asked too often.
+        """
+        self._asked += 1
+        if self._asked > MOST_MODELS:
+            raise UnsupportedError(f"nncf: accuracy control isn't done after {MOST_MODELS} models")
         scores = [agreement(self._infer(compiled, feed), own) for feed, own in samples]
         return float(np.mean(scores)), scores
 
@@ -110,7 +121,7 @@ def quantize(
 
     Raises:
         UnsupportedError: no output is floating, or all went back to floating point, which NNCF
-            returns without a word.
+            returns without a word, or it would take too long.
     """
     from nncf.quantization.advanced_parameters import (
         AdvancedAccuracyRestorerParameters,
