@@ -106,7 +106,7 @@ def difference(ours: metrics.Outputs, theirs: metrics.Outputs) -> float:
             worst = max(worst, 0.0 if np.array_equal(ours[name], value) else float("inf"))
             continue
         wide, got = value.astype(np.float64), np.asarray(ours[name]).astype(np.float64)
-        odd = ~np.isfinite(wide)
+        odd = ~(np.isfinite(wide) & np.isfinite(got))
         if not np.array_equal(wide[odd], got[odd], equal_nan=True):
             return float("inf")
         scale = float(np.abs(wide[~odd]).max(initial=0.0)) or 1.0
