@@ -19,7 +19,7 @@ from harness.cache import Cache
 from harness.config import SweepConfig
 from harness.datasets import resolve
 from harness.measure.accuracy import SCORES_FILE, judge
-from harness.recommendation import recommend
+from harness.recommendation import Limits, recommend
 from harness.record import AccuracyRecord
 from harness.run import sweep
 from harness.scoring import drop_between
@@ -210,7 +210,7 @@ def test_a_sweep_ends_passes_early_as_it_was_asked(tmp_path):
             for each in analyse(results).summaries
         }
         assert answers == {"0": Answer.MEETS, "1e-6": Answer.MEETS, "3": Answer.MISSES}
-        choice = recommend(analyse(results)).choice
+        choice = recommend(analyse(results), Limits(max_accuracy_drop=0.05)).choice
         assert dict(choice.candidate.settings.options)["error"] != "3"
         for error, record in found[stop].items():
             other = scores(runs["refused"], found["refused"][error])
