@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
-from pipeline import LAB, SMALL
+from pipeline import LAB, SMALL, configure
 
 from harness import jobs, variants
 from harness.analysis import analyse
 from harness.cache import Cache
 from harness.config import load_sweep
 from harness.datasets import CalibrationSet, resolve
+from harness.prepare import prepare
 from harness.recommendation import Limits, recommend
 from harness.record import AddRecord, RecoveryRecord
 from harness.recovery import find_failures, ladder, recipe_name
@@ -464,3 +465,41 @@ def test_where_nothing_fails_nothing_is_recovered(tmp_path):
     results, _ = swept(tmp_path, 160, quantization={"exclude": ["fragile"]})
     assert len(results.accuracies) == 3  # the reference's, the baseline's, int8's
     assert (results.recoveries, results.added) == ((), ())
+
+
+WAYS = ((("bias_correction", "accurate"),), (("accuracy_control", ""), ("preset", "mixed")))
+
+
+def test_a_backends_own_ways_are_tried_on_the_calibration_samples(tmp_path, monkeypatch):
+    def offering(*args: Any) -> Any:
+        prepared = prepare(*args)
+        (null,) = prepared.knowns
+        offers = tuple(
+            replace(each, alternatives=WAYS) if each.calibrated else each
+            for each in null.capabilities.offers
+        )
+        capabilities = replace(null.capabilities, offers=offers)
+        return replace(prepared, knowns=(replace(null, capabilities=capabilities),))
+
+    monkeypatch.setattr("harness.run.prepare", offering)
+    config = configure(
+        tmp_path,
+        precisions=["fp32", "int8"],
+        metric="cosine",
+        measure={"rounds": 1},
+        constraints={"max_accuracy_drop": 1e-5},
+        recover="60s",
+    )
+    results = sweep(config, LAB, Cache(tmp_path / "cache"))
+    (recovery,) = results.recoveries
+    assert (recovery.recipe, recovery.backend) == ("null-int8", "null")
+    assert (recovery.metric, recovery.samples) == ("cosine", 8)
+    # an empty value stands for half of the limit
+    parameters = [dict(step.parameters) for step in recovery.steps]
+    assert parameters[0]["bias_correction"] == "accurate"
+    assert parameters[1]["accuracy_control"] == "5e-06"
+    assert parameters[1]["preset"] == "mixed"
+    assert recovery.steps[1].what == "accuracy control 5e-06 preset mixed"
+    # this backend makes nothing of them: they are as bad as what failed, and nothing is proposed
+    assert all(step.drop > 5e-6 and 30 < step.sqnr_db < 50 for step in recovery.steps)
+    assert (recovery.proposals, results.added) == ((), ())
