@@ -29,16 +29,15 @@ Show = Callable[[int, int, str], None]
 def lots(samples: jobs.Samples, seeds: int) -> list[jobs.Samples]:
     """The draws: ``seeds`` of each size, of the same pool that the run's own samples come from.
 
-    A draw holds no more than half of the pool, or draws would be much the same.
+    A draw holds no more than half of the pool, or draws would be much the same. None where the pool
+    is too small for that.
     """
     pool = len(replace(samples, limit=None).indices())
-    most = min(samples.limit or pool, max(LEAST, pool // 2))
+    most = min(samples.limit or pool, pool // 2)
+    if most < LEAST:
+        return []
     sizes = dict.fromkeys((most, max(LEAST, most // SMALLER)))
-    return [
-        replace(samples, limit=min(size, pool), lot=lot)
-        for size in sizes
-        for lot in range(1, seeds + 1)
-    ]
+    return [replace(samples, limit=size, lot=lot) for size in sizes for lot in range(1, seeds + 1)]
 
 
 class Draws:

@@ -19,10 +19,11 @@ import numpy as np
 from harness import jobs
 from harness.aggregates import value_of
 from harness.build import source_sha256
-from harness.cache import Cache, Entry, key_of
+from harness.cache import Cache, Entry, file_sha256, key_of
 from harness.datasets import is_function
 from harness.measure import process
 from harness.measure.accuracy import FIXED_FILE, REFERENCE_FILE, SCORES_FILE
+from harness.metrics import parse
 from harness.record import AccuracyRecord, Agreement, from_json, to_json
 from harness.runner import Entrant, open_job, silently_replaced
 from harness.setup import Setup, ask_parent_side
@@ -32,6 +33,9 @@ from harness.types import Candidate, Engine, Stage, Status
 Array = np.ndarray[Any, Any]
 Engines = Mapping[tuple[str, str, str, str], tuple[Engine, str]]
 """By the candidates' engine key: the engine and its address in the cache."""
+
+CODE = ("datasets", "measure", "metrics", "reference", "stateful")
+"""The modules that make the scores of a reference."""
 
 CROSS_CHECK_S = 60.0
 """What onnx's reference evaluator, which is slow, may take for a few samples."""
@@ -86,6 +90,13 @@ class Judged:
         return theirs - ours if self.record.higher_is_better else ours - theirs
 
 
+def metric_files(metric: str) -> list[str]:
+    """The checksums of the files that a metric's options name."""
+    options = {} if is_function(metric) else parse(metric).options
+    values = (str(value) for value in options.values() if isinstance(value, str))
+    return [file_sha256(path) for value in values if (path := Path(value)).is_file()]
+
+
 class Judge:
     """Runs accuracy passes of a setup's engines on some samples."""
 
@@ -108,9 +119,9 @@ class Judge:
                 "engine": address,
                 "settings": candidate.settings.label(),
                 "data": self._samples.key(),
-                "inputs": self._setup.fed,
+                "inputs": (self._setup.fed, self._setup.sequences),
                 "host": self._subject.host_fingerprint,
-                "metric": (self.metric, source_sha256("harness.metrics")),
+                "metric": (self.metric, metric_files(self.metric)),
             }
         )
 
@@ -119,7 +130,9 @@ class Judge:
         key = self.key(candidate, address)
         # A user's function may score otherwise today.
         kept_too = not is_function(self.metric)
-        key = key_of({"pass": key, "reference": source_sha256("harness.reference")})
+        # What is kept depends on the code that computes, scores and checks it.
+        code = [source_sha256(f"harness.{name}") for name in CODE]
+        key = key_of({"pass": key, "code": code})
         entry = self._cache.get("references", key) if kept_too else None
         if entry is not None:
             kept = from_json(entry.meta["record"])

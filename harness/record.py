@@ -110,6 +110,7 @@ class DataUse(_Frozen):
     labelled: bool
     metric: str
     calibration_source: Optional[str] = None
+    calibration_sha256: Optional[str] = None
     calibration_samples: int
     validation_samples: int
     seed: int

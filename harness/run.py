@@ -135,6 +135,11 @@ def _same(run: RunRecord, now: Prepared) -> None:
     checks = (
         ("the model", run.model.sha256, now.checked.model.sha256),
         ("the data", run.data.sha256, now.checked.data.sha256),
+        (
+            "the calibration data",
+            run.data.calibration_sha256,
+            now.checked.calibration.sha256 if now.checked.calibration else None,
+        ),
         ("the host", run.host_fingerprint, now.host.fingerprint()),
         ("the backends", run.probes, tuple(known.probe for known in now.knowns)),
     )
@@ -175,6 +180,7 @@ def head(prepared: Prepared) -> RunRecord:
             labelled=data.labelled,
             metric=checked.metric,
             calibration_source=own.source if own else None,
+            calibration_sha256=own.sha256 if own else None,
             calibration_samples=len(setup.calibration.indices()) if setup.calibration else 0,
             validation_samples=len(setup.validation.indices()),
             seed=config.seed,
@@ -305,7 +311,8 @@ class _Sweep:
             self._store,
             self._builder,
             judging,
-            Judge(self._setup, on_calibration, self._cache, samples),
+            # A stateful model's calibration samples are single steps, with their states.
+            Judge(replace(self._setup, sequences=None), on_calibration, self._cache, samples),
             offers=[
                 (k.name, each) for k in self._prepared.knowns for each in k.capabilities.offers
             ],

@@ -265,10 +265,12 @@ class Worker:
         return finished
 
     def _search(self, job: jobs.SearchJob) -> jobs.Searched:
+        from harness import metrics
         from harness.recovery.search import search
 
+        metric = metrics.get(job.metric)  # its files and modules are found from where we are now
         with scratch():
-            return search(job)
+            return search(job, metric)
 
     def _cross_check(self, job: jobs.CrossCheckJob) -> jobs.CrossChecked:
         from harness.reference import cross_check

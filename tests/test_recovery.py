@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from pipeline import LAB, SMALL, configure
 
-from harness import jobs, variants
+from harness import jobs, metrics, variants
 from harness.analysis import analyse
 from harness.cache import Cache
 from harness.config import load_sweep
@@ -296,7 +296,7 @@ def searching(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def searched(searching):
-    return search(searching)
+    return search(searching, metrics.get(searching.metric))
 
 
 def test_the_search_finds_the_layer_that_does_the_harm(searched):
@@ -353,7 +353,7 @@ def test_without_labels_the_outputs_are_compared_with_fp32(searching, tmp_path):
     data = np.load(searching.calibration.data.source)
     np.savez(tmp_path / "data.npz", x=data["x"])
     samples = jobs.Samples(resolve(str(tmp_path / "data.npz")), "all", 0, 0)
-    found = search(replace(searching, calibration=samples))
+    found = search(replace(searching, calibration=samples), metrics.get(searching.metric))
     assert found.metric == "cosine"
     assert found.steps[0].drop > LIMIT
     assert found.proposals
@@ -362,14 +362,16 @@ def test_without_labels_the_outputs_are_compared_with_fp32(searching, tmp_path):
 
 def test_what_the_user_left_out_stays_out_and_is_no_layer_to_try(searching):
     given_ = {**dict(QDQ.params), "exclude": '["last"]'}
-    found = search(replace(searching, parameters=tuple(sorted(given_.items()))))
+    found = search(
+        replace(searching, parameters=tuple(sorted(given_.items()))), metrics.get(searching.metric)
+    )
     assert all("last" not in each.layers for each in found.sensitivity)
     assert all("last" in json.loads(dict(step.parameters)["exclude"]) for step in found.steps)
     assert found.proposals
 
 
 def test_a_search_without_time_says_so(searching):
-    found = search(replace(searching, seconds=0.0))
+    found = search(replace(searching, seconds=0.0), metrics.get(searching.metric))
     assert found.stopped == "its time of 0 s was over"
     assert (found.steps, found.proposals) == ((), ())
 

@@ -122,8 +122,7 @@ def judge(session: Session, job: jobs.AccuracyJob) -> jobs.Judged:
                 kept_bytes += sum(array.nbytes for array in outputs.values())
             reference = outputs if others is None else others.read_samples(done, len(chosen))
             sanity.add(each(outputs))
-            if reference:  # outputs that can't be told apart by sample are left out of a batch
-                comparer.add(each(outputs), each({name: reference[name] for name in outputs}))
+            comparer.add(each(outputs), each(reference))
             truth = reference if labels is None else labels[done : done + len(chosen)]
             rows.append(score(metric, outputs, truth))
             done += len(chosen)

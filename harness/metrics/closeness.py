@@ -34,7 +34,11 @@ class Comparison:
 
 
 class Comparer:
-    """Accumulates a :class:`Comparison` over batches."""
+    """Accumulates a :class:`Comparison` over batches.
+
+    Compared are the outputs that both have, in one shape: how many boxes a detector finds depends
+    on the data. Samples without any such output are left out.
+    """
 
     def __init__(self) -> None:
         self._samples = 0
@@ -48,11 +52,8 @@ class Comparer:
         self._agreed = 0
 
     def add(self, outputs: Outputs, reference: Outputs) -> None:
-        """Compare one batch: the same outputs and shapes, each [samples, ...].
-
-        Raises ValueError where the names or shapes differ.
-        """
-        _same_shapes(outputs, reference)
+        """Compare one batch of outputs, each [samples, ...]."""
+        reference = {name: array for name, array in reference.items() if _alike(outputs, name, array)}
         names = _compared(reference)
         if not names or not len(reference[names[0]]):
             return
@@ -107,18 +108,8 @@ def compare(outputs: Outputs, reference: Outputs) -> Comparison:
     return comparer.result()
 
 
-def _same_shapes(outputs: Outputs, reference: Outputs) -> None:
-    if set(outputs) != set(reference):
-        raise ValueError(
-            f"the outputs are {', '.join(sorted(outputs))};"
-            f" the reference's are {', '.join(sorted(reference))}"
-        )
-    for name, array in reference.items():
-        if np.shape(outputs[name]) != np.shape(array):
-            raise ValueError(
-                f"the output {name} has the shape {list(np.shape(outputs[name]))};"
-                f" the reference's has {list(np.shape(array))}"
-            )
+def _alike(outputs: Outputs, name: str, array: Array) -> bool:
+    return name in outputs and np.shape(outputs[name]) == np.shape(array)
 
 
 def _compared(outputs: Outputs) -> list[str]:

@@ -72,10 +72,13 @@ def find_failures(results: Results, limit: float) -> list[Failure]:
 
 
 def _failed(summary: Summary, limit: float) -> bool:
-    drop = summary.drop
+    drop, executed = summary.drop, summary.executed
+    if summary.candidate.precision is not Precision.INT8:
+        return False
+    if summary.status is Status.INVALID:  # outputs that can't be right, of what did run in int8
+        return executed is not None and executed.share("int8") > 0
     return (
-        summary.candidate.precision is Precision.INT8
-        and summary.status is Status.OK
+        summary.status is Status.OK
         and drop is not None
         and drop.judge(limit) is not Answer.MEETS
         and drop.value > limit / 2

@@ -78,7 +78,7 @@ def climb(
     evaluate: Callable[[tuple[str, ...]], Quality],
     failed: Optional[Quality] = None,
 ) -> Optional[int]:
-    """How few of the worst groups in floating point are enough; None where no number of them is.
+    """How few of the worst groups in floating point are enough; None where none of the rungs is.
 
     order: from the most harmful group on. evaluate: of the layers left in floating point; what it
     saw is the caller's to keep.

@@ -48,17 +48,18 @@ MOST_BYTES = 512 * 2**20
 """Of feeds and fp32 outputs, which stay in memory; fewer samples where that is too little."""
 
 
-def search(job: jobs.SearchJob) -> jobs.Searched:
+def search(job: jobs.SearchJob, metric: metrics.Metric) -> jobs.Searched:
     """Look for variants that keep the accuracy, as long as ``job.seconds`` allow.
 
-    Raises UnsupportedError for models beyond one protobuf, which can't be quantized in memory.
+    metric: the one that the job names. Raises UnsupportedError for models beyond one protobuf,
+    which can't be quantized in memory.
     """
     if is_large(job.source):
         raise UnsupportedError("the model is too large to be searched in memory")
     with quiet(), tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "model.onnx")
         with prepared_model(job.source, out, large=False) as (model, _):
-            found = _Search(job, model, monotonic() + job.seconds)
+            found = _Search(job, metric, model, monotonic() + job.seconds)
             stopped = found.run()
     tried = found.tried
     known = [(len(each.layers), quality_of(each)) for each in tried]
@@ -79,7 +80,9 @@ class _OutOfTimeError(Exception):
 class _Search:
     """One search. tried and sensitivity: what it saw, in order."""
 
-    def __init__(self, job: jobs.SearchJob, prepared: str, deadline: float) -> None:
+    def __init__(
+        self, job: jobs.SearchJob, metric: metrics.Metric, prepared: str, deadline: float
+    ) -> None:
         import onnx
 
         self.tried: list[Tried] = []
@@ -90,7 +93,7 @@ class _Search:
         self._prepared = prepared
         self._model = onnx.load(prepared)
         self._ranges: dict[tuple[str, str], Any] = {}
-        self.bench = _Bench.of(job, prepared)
+        self.bench = _Bench.of(job, metric, prepared)
 
     def run(self) -> Optional[str]:
         """Why it stopped before its end, or None."""
@@ -274,10 +277,9 @@ class _Bench:
     value: float = 0.0
 
     @classmethod
-    def of(cls, job: jobs.SearchJob, model: str) -> _Bench:
+    def of(cls, job: jobs.SearchJob, metric: metrics.Metric, model: str) -> _Bench:
         """Run fp32 over the calibration samples."""
         data = Dataset(job.calibration.data)
-        metric = metrics.get(job.metric)
         labelled = data.ref.labelled and metric.needs_labels
         indices = job.calibration.indices()
         if metric.needs_labels and not labelled:

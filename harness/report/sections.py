@@ -21,6 +21,7 @@ from harness.variants import SHARED
 MOST_LAYERS = 8
 """Of a list of layers; a report has the rest as JSON."""
 DEFAULT_LIMIT = 0.01
+LOTTERY = "How much depends on the calibration samples"
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,9 @@ def _layers(layers: Sequence[str], cut: str) -> str:
 def _lotteries(report: Report) -> Iterator[Section]:
     limit = allowed(report)
     drawn = [each for each in report.analysis.summaries if each.lotteries]
+    if not drawn and report.run.config.get("calibration_seeds"):
+        few = "Not known: nothing is calibrated, or there are too few samples to draw from."
+        yield Section(LOTTERY, few, (), ())
     if not drawn:
         return
     sizes = sorted({e.calibrated_on for s in drawn for e in s.lotteries}, reverse=True)
@@ -232,9 +236,7 @@ def _lotteries(report: Report) -> Iterator[Section]:
     heads = ("Candidate", *(f"{n} samples" for n in sizes))
     draws = max(each.draws for s in drawn for each in s.lotteries)
     remark = f"Lowest and highest of {draws} draws each, on the same validation samples."
-    yield Section(
-        "How much depends on the calibration samples", lead, heads, tuple(rows), (remark,)
-    )
+    yield Section(LOTTERY, lead, heads, tuple(rows), (remark,))
 
 
 def _spread(report: Report, lottery: Lottery | None) -> str:
