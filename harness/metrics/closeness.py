@@ -53,7 +53,7 @@ class Comparer:
 
     def add(self, outputs: Outputs, reference: Outputs) -> None:
         """Compare one batch of outputs, each [samples, ...]."""
-        reference = {name: array for name, array in reference.items() if _alike(outputs, name, array)}
+        reference = _alike(reference, outputs)
         names = _compared(reference)
         if not names or not len(reference[names[0]]):
             return
@@ -108,8 +108,13 @@ def compare(outputs: Outputs, reference: Outputs) -> Comparison:
     return comparer.result()
 
 
-def _alike(outputs: Outputs, name: str, array: Array) -> bool:
-    return name in outputs and np.shape(outputs[name]) == np.shape(array)
+def _alike(reference: Outputs, outputs: Outputs) -> Outputs:
+    """The reference's outputs that the others have too, in the same shape."""
+    return {
+        name: array
+        for name, array in reference.items()
+        if name in outputs and np.shape(outputs[name]) == np.shape(array)
+    }
 
 
 def _compared(outputs: Outputs) -> list[str]:

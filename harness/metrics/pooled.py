@@ -132,6 +132,8 @@ def boxes(outputs: Outputs, labels: Array, options: Options) -> Array:
     found = [_output(outputs, options[name]) for name in ("boxes", "scores", "labels")]
     corners, scores, classes = found
     axes, values = 3, BOX - 1
+    if corners.ndim == axes - 1:  # the only box of an output that has no axis of samples
+        corners, scores, classes = found = [each[:, np.newaxis] for each in found]
     fits = corners.ndim == axes and corners.shape[2] == BOX - 2
     if not fits or not scores.shape == classes.shape == corners.shape[:2]:
         shapes = ", ".join(str(list(each.shape)) for each in found)
