@@ -164,6 +164,34 @@ def test_a_detector_may_find_another_number_of_boxes_than_the_reference(tmp_path
     assert lossy.problem is None
 
 
+class Two(Classifier):
+    """A classifier that also tells of all samples together, in as many values as there are."""
+
+    def __init__(self, first: str = "y") -> None:
+        super().__init__()
+        self._order = ("y", "found") if first == "y" else ("found", "y")
+
+    def fetch(self) -> dict[str, Array]:
+        made = {"y": self._x, "found": np.argwhere(self._x > 0.05).T.astype(np.float32)}
+        return {name: made[name] for name in self._order}
+
+
+@pytest.mark.parametrize("metric", ["top1", "cosine"])
+def test_an_output_that_a_batch_leaves_out_is_not_asked_of_the_reference(tmp_path, metric):
+    ask = against_a_perfect_one(tmp_path, CLASS, metric, Two())
+    batch = ask(Two(), batch=8)
+    assert batch.samples == batch.compared == 500
+    assert batch.cosine_min == pytest.approx(1.0)
+    assert rows(batch).min() == pytest.approx(1.0)
+
+
+def test_another_output_is_not_scored_where_a_batch_leaves_the_first_out(tmp_path):
+    ask = against_a_perfect_one(tmp_path, CLASS, "top1@y", Two(first="found"))
+    assert ask(Two(first="found"), batch=8).samples == 500
+    with pytest.raises(ValueError, match="the metric top1 finds no output found; there are: y"):
+        ask(Two(first="found"), batch=8, metric="top1")
+
+
 def test_without_a_limit_or_a_reference_there_is_nothing_to_decide(passes):
     assert passes(Classifier(wrong=3), limit=None, stop="decided").stopped is None
     alone = passes(Classifier(wrong=3), reference=None, limit=0.01, stop="decided")

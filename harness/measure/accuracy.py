@@ -67,11 +67,19 @@ class OutputFile:
             self.write(first + place, one)
 
     def read_samples(self, first: int, count: int) -> dict[str, Array]:
-        """Samples joined along their leading axis; empty where not all of them were kept."""
+        """Samples joined along their leading axis; empty where not all of them were kept.
+
+        Without the outputs whose shape changes from sample to sample.
+        """
         if f"{first + count - 1}/0.npy" not in self._zip.NameToInfo:
             return {}
         parts = [self.read(first + place) for place in range(count)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        joined = {}
+        for name in parts[0]:
+            arrays = [part[name] for part in parts if name in part]
+            if len(arrays) == count and len({array.shape for array in arrays}) == 1:
+                joined[name] = np.concatenate(arrays)
+        return joined
 
     def close(self) -> None:
         """Finish the file."""
@@ -116,6 +124,7 @@ def judge(session: Session, job: jobs.AccuracyJob) -> jobs.Judged:
             ]
             outputs = stateful.by_sequence(steps) if sequences else steps[0]
             if not done:
+                metric = metric.of(raws[0])
                 fixed.write(0, raws[0])
             if keep is not None and (labels is None or kept_bytes < KEPT_BYTES):
                 keep.write_samples(done, outputs, len(chosen))

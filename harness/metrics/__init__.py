@@ -11,7 +11,7 @@ them so. Imported by workers: the standard library of Python 3.9 and numpy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
@@ -98,6 +98,15 @@ class Metric:
                 f" expected one per sample, ({samples},)"
             )
         return rows.reshape(samples, -1) if samples else rows.reshape(0, 1)
+
+    def of(self, outputs: Iterable[str]) -> Metric:
+        """The metric with the output that it scores named: of all the model's, the first.
+
+        A batch's outputs may lack it, and no other is to be scored then.
+        """
+        if self.output is not None or self.all_outputs:
+            return self
+        return replace(self, output=next(iter(outputs), None))
 
     def select(self, outputs: Outputs) -> Array:
         """The output that this metric scores. Raises ValueError where there is none."""
