@@ -342,6 +342,55 @@ def test_nncf_leaves_excluded_layers_alone(exclude: str, fewer: bool, tmp_path: 
     assert (len(got) < len(plain)) == fewer
 
 
+def gemms(folder: Path) -> Any:
+    """Two layers, ``fc1`` and ``fc2``, as OpenVINO reads them."""
+    import openvino
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (8, 6), "b1": (6,), "w2": (6, 4), "b2": (4,)}
+    weights = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "w1", "b1"], ["a"], name="fc1"),
+            helper.make_node("Relu", ["a"], ["r"], name="relu"),
+            helper.make_node("Gemm", ["r", "w2", "b2"], ["y"], name="fc2"),
+        ],
+        "gemms",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    return openvino.Core().read_model(save(model, folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "products"),
+    [
+        ("fc1", {"fc1"}),
+        ("a", {"fc1"}),
+        ("fc2", {"fc2"}),  # which makes an output, by whose name its addition is called
+        ("y", {"fc2"}),
+        ("Gemm", {"fc1", "fc2"}),
+        ("Add", set()),  # no addition of the user's takes a layer along
+        ("relu", set()),
+        ("Conv", set()),
+        ("LSTM", set()),
+    ],
+)
+def test_an_excluded_name_finds_its_product(name: str, products: set[str], tmp_path: Path) -> None:
+    found = ov_compression.excluded(gemms(tmp_path), name)
+    ends = "/WithoutBiases"
+    assert {each[: -len(ends)] for each in found if each.endswith(ends)} == products
+
+
+def test_an_excluded_name_that_is_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="no operator type, node or value is called 'fc3'"):
+        ov_compression.excluded(gemms(tmp_path), "fc3")
+
+
 @pytest.mark.parametrize(
     ("wishes", "said"),
     [

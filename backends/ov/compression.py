@@ -35,6 +35,9 @@ _TYPES = {
 }
 """ONNX's operator types that OpenVINO has under other names."""
 
+_PRODUCT = "/WithoutBiases"
+"""What OpenVINO adds to a node's name for its product, without the bias."""
+
 _INT8_DOT = {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
@@ -241,22 +244,46 @@ def _ignored(nncf: Any, model: Any, wishes: Mapping[str, str]) -> Any:
 
 
 def excluded(model: Any, name: str) -> set[str]:
-    """The operations that an ONNX operator type, node or value stands for; without any, none.
+    """The operations that an ONNX operator type, node or value stands for.
 
-    A convolution's node is the addition of its bias here, and the product an operation before it.
+    The node of a product with a bias is the addition here, and the product an operation before it
+    that is called after the node. The addition is called after the model's output where it makes
+    that. None for an operator type that the model hasn't. Raises UnsupportedError for a name that
+    is nothing at all.
     """
     types = _TYPES.get(name, (name,))
-    found = {
-        str(op.get_friendly_name())
-        for op in model.get_ops()
-        if op.get_type_name() in types
-        or op.get_friendly_name() == name
-        or any(name in output.get_names() for output in op.outputs())
-    }
-    products = {f"{each}/WithoutBiases" for each in found}
-    return found | {
-        str(op.get_friendly_name()) for op in model.get_ops() if op.get_friendly_name() in products
-    }
+    of_type, named = [], []
+    for op in model.get_ops():
+        if op.get_type_name() in types:
+            of_type.append(op)
+        elif op.get_friendly_name() in (name, name + _PRODUCT) or any(
+            name in output.get_names() for output in op.outputs()
+        ):
+            named.append(op)
+    named += [each for op in named if op.get_type_name() == "Add" for each in _products(op)]
+    if not of_type and not named and name not in _TYPES and not _is_operator(name):
+        raise UnsupportedError(f"exclude: no operator type, node or value is called {name!r}")
+    return {str(op.get_friendly_name()) for op in (*of_type, *named)}
+
+
+def _products(addition: Any) -> list[Any]:
+    """Of a node whose bias this adds; Gemm's factors are between the two."""
+    found, left = [], [value.get_node() for value in addition.input_values()]
+    for op in left:
+        if op.get_friendly_name().endswith(_PRODUCT):
+            found.append(op)
+        elif op.get_type_name() == "Multiply":
+            left += [value.get_node() for value in op.input_values()]
+    return found
+
+
+def _is_operator(name: str) -> bool:
+    """Of ONNX's. Anything may be one where onnx isn't installed, beside a runtime alone."""
+    try:
+        from onnx import defs
+    except ImportError:
+        return True
+    return bool(defs.has(name))
 
 
 def _nncf() -> Any:
