@@ -375,8 +375,8 @@ class SweepConfig(_Table):
     recover_s: Optional[_Duration] = Field(
         default=None,
         alias="recover",
-        description="how long to look for certified mixed precision where int8 fails; not at all "
-        "when absent",
+        description="how long to look for certified mixed precision where int8 fails, beside the "
+        "budget; not at all when absent",
     )
     calibration_seeds: Annotated[int, whole(0, 100)] = Field(
         default=0,

@@ -22,8 +22,7 @@ def tier(run_delay: float | None) -> str | None:
 
 def asked_precision(summary: Summary) -> str:
     """The precision that its compute operations should run in."""
-    asked = str(summary.candidate.precision)
-    return "int8" if asked.startswith("int8") else asked
+    return summary.candidate.precision.runs_as
 
 
 def executed_text(executed: Executed | None) -> str:
