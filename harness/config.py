@@ -156,9 +156,10 @@ class _Table(BaseModel):
 class Constraints(_Table):
     """What a recommendation must meet. None: no such limit."""
 
-    max_accuracy_drop: Annotated[float, number(0, 1)] = Field(
+    max_accuracy_drop: Annotated[float, number(0)] = Field(
         default=0.01,
-        description="largest drop of the metric against the fp32 reference; 0.01 is a point",
+        description="largest drop of the metric against the fp32 reference, in its unit; 0.01 of "
+        "a share is a point",
     )
     max_latency_ns: Optional[_Latency] = Field(
         default=None,

@@ -8,8 +8,10 @@ its messages are not written for them, so each kind brings its own reader.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -175,16 +177,16 @@ def power_of_two(low: int, high: int) -> Reader:
     return Reader(expects, read)
 
 
-def number(low: float, high: float, *, above: bool = False) -> Reader:
+def number(low: float, high: float = math.inf, *, above: bool = False) -> Reader:
     """Finite numbers in a closed range, ``low`` itself excluded by ``above``."""
     expects = f"a number above {low:g}, {high:g} at most" if above else ""
-    expects = expects or f"a number from {low:g} to {high:g}"
+    expects = expects or f"a number from {low:g} " + (f"to {high:g}" if high < math.inf else "up")
 
     def read(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise wrong(value, expects)
         # NaN compares false with everything
-        if not low <= value <= high or (above and value == low):
+        if not low <= value <= min(high, sys.float_info.max) or (above and value == low):
             raise wrong(value, expects)
         return float(value)
 

@@ -432,7 +432,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
     seed = -1
     rounds = 5
     [constraints]
-    max_accuracy_drop = 2
+    max_accuracy_drop = inf
     max_latency = 5
     max_memory = "200M"
     max_latncy = "5ms"
@@ -480,7 +480,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         '"1h30m": the unit is missing; try "300s"',
         "seed": "found -1; expected a whole number from 0 to 4294967295",
         "rounds": "unknown key here; it belongs in [measure]",
-        "constraints.max_accuracy_drop": "found 2; expected a number from 0 to 1",
+        "constraints.max_accuracy_drop": "found inf; expected a number from 0 up",
         "constraints.max_latency": "found 5; expected a time with its unit (ns, us, ms, s), "
         'such as "5ms": the unit is missing; try "5ms"',
         "constraints.max_memory": 'found "200M"; expected a size with its unit (B, KB, MB, GB, '
@@ -1006,6 +1006,11 @@ def test_documentation_shows_real_errors(tmp_path: Path, monkeypatch: pytest.Mon
         load_sweep("sweep.toml")
     said = [str(problem) for problem in caught.value.problems]
     assert sorted("\n".join(said).splitlines()) == sorted(shown[1].splitlines())
+
+
+def test_a_drop_is_in_the_metrics_unit_which_may_be_any_number(tmp_path: Path) -> None:
+    config = load_sweep(sweep_file(tmp_path, "[constraints]\nmax_accuracy_drop = 60\n"))
+    assert config.constraints.max_accuracy_drop == 60
 
 
 def test_every_key_has_words() -> None:
