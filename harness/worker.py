@@ -339,10 +339,11 @@ def first_feed(job: jobs.OpenJob) -> Feed:
     """The fixed sample: the first feed of the accuracy pass, filled up to ``batch`` samples."""
     data, batch = Dataset(job.sample.data), job.settings.batch
     form = data.layout(job.inputs, batch)
-    chosen = job.sample.stages()[0][: form.size]
-    if not form.fixed:  # what a fixed batch lacks is padded
-        chosen = tuple(chosen[index % len(chosen)] for index in range(batch))
-    feed, _ = next(data.feeds(job.inputs, chosen, batch))
+    feed, chosen = next(data.feeds(job.inputs, job.sample.stages()[0][: form.size], batch))
+    if form.fixed or len(chosen) == batch:  # what a fixed batch lacks is padded
+        return feed
+    # Too few samples, or the next ones are of another shape.
+    feed, _ = next(data.feeds(job.inputs, np.resize(chosen, batch).tolist(), batch))
     return feed
 
 

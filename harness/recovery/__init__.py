@@ -184,7 +184,7 @@ class Recovery:
             metric=judge.metric,
             steps=tuple(steps),
             sensitivity=(),
-            proposals=tuple(ladder.proposals(known, self._limit)),
+            proposals=tuple(ladder.proposals(known, self._limit, samples=judge.samples)),
             stopped=stopped,
         )
 

@@ -49,14 +49,18 @@ def quality_of(step: Tried) -> Quality:
     return Quality(math.inf if step.drop is None else step.drop, step.sqnr_db)
 
 
-def enough(quality: Quality, limit: float, failed: Optional[Quality] = None) -> bool:
+def enough(
+    quality: Quality, limit: float, failed: Optional[Quality] = None, samples: int = 0
+) -> bool:
     """Whether a variant is worth validating: half of the limit leaves the certificate its room.
 
     failed: of what the validation samples refused. Few calibration samples may not show its drop,
-    but its noise is known, and there must be clearly less.
+    but its noise is known, and there must be clearly less. samples: of calibration; one of them
+    may be lost, as that is the least that can be.
     """
     quieter = failed is None or quality.noise <= failed.noise - QUIETER_DB
-    return quality.drop <= limit / 2 and quieter
+    one = 1 / samples if samples else 0.0
+    return quality.drop <= max(limit / 2, min(limit, one)) and quieter
 
 
 def grouped(layers: Sequence[str], most: int) -> list[tuple[str, ...]]:
@@ -77,6 +81,7 @@ def climb(
     limit: float,
     evaluate: Callable[[tuple[str, ...]], Quality],
     failed: Optional[Quality] = None,
+    samples: int = 0,
 ) -> Optional[int]:
     """How few of the worst groups in floating point are enough; None where none of the rungs is.
 
@@ -85,13 +90,13 @@ def climb(
     """
     bad, good = 0, None
     for rung in doubling(len(order)):
-        if enough(evaluate(first(order, rung)), limit, failed):
+        if enough(evaluate(first(order, rung)), limit, failed, samples):
             good = rung
             break
         bad = rung
     while good is not None and good - bad > 1:
         middle = (good + bad) // 2
-        if enough(evaluate(first(order, middle)), limit, failed):
+        if enough(evaluate(first(order, middle)), limit, failed, samples):
             good = middle
         else:
             bad = middle
@@ -113,7 +118,10 @@ def doubling(count: int) -> list[int]:
 
 
 def proposals(
-    tried: Iterable[tuple[int, Quality]], limit: float, failed: Optional[Quality] = None
+    tried: Iterable[tuple[int, Quality]],
+    limit: float,
+    failed: Optional[Quality] = None,
+    samples: int = 0,
 ) -> list[int]:
     """Which tried variants to validate, the safest first.
 
@@ -124,7 +132,7 @@ def proposals(
     Krishen 2001).
     """
     known = list(tried)
-    good = [place for place, each in enumerate(known) if enough(each[1], limit, failed)]
+    good = [place for place, each in enumerate(known) if enough(each[1], limit, failed, samples)]
     chain: list[int] = []
     for place in sorted(good, key=lambda place: (known[place][0], known[place][1].noise)):
         if not chain or known[place][1].noise <= known[chain[-1]][1].noise - CLEARLY_DB:

@@ -63,12 +63,14 @@ def search(job: jobs.SearchJob, metric: metrics.Metric) -> jobs.Searched:
             stopped = found.run()
     tried = found.tried
     known = [(len(each.layers), quality_of(each)) for each in tried]
+    failed = known[0][1] if known else None
+    samples = len(found.bench.feeds)
     return jobs.Searched(
-        samples=len(found.bench.feeds),
+        samples=samples,
         metric=found.bench.metric.name,
         steps=tuple(tried),
         sensitivity=tuple(found.sensitivity),
-        proposals=tuple(ladder.proposals(known, job.limit, known[0][1] if known else None)),
+        proposals=tuple(ladder.proposals(known, job.limit, failed, samples)),
         stopped=stopped,
     )
 
@@ -103,10 +105,11 @@ class _Search:
             order = self._order()
             whole = list(self.tried)
             failed, limit = quality_of(self.tried[0]), self._job.limit
-            if ladder.enough(quality_of(best), limit, failed):
+            samples = len(self.bench.feeds)
+            if ladder.enough(quality_of(best), limit, failed, samples):
                 self._widen(())
                 return None
-            fewest = ladder.climb(order, limit, self._left_out, failed)
+            fewest = ladder.climb(order, limit, self._left_out, failed, samples)
             if fewest is not None:
                 self._polish(ladder.first(order, fewest), whole)
                 self._widen(ladder.first(order, fewest))
