@@ -215,6 +215,7 @@ def _start(
         if STEPS in spec.shape:
             sizes.update(zip((dim for dim in spec.shape if dim != STEPS), step[spec.name].shape))
             batch = step[spec.name].shape[0] if spec.shape[0] != STEPS else batch
+    sizes.pop(None, None)  # axes without a name have nothing to do with each other
     start = {}
     for each in wires:
         name, dims = each.input.name, enumerate(each.input.shape)

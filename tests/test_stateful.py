@@ -204,6 +204,18 @@ def test_states_start_at_the_datas_or_at_zeros_of_the_right_size() -> None:
     assert taken == [(2, 3, 1, 7)]
 
 
+def test_axes_without_a_name_have_nothing_to_do_with_each_other() -> None:
+    state = TensorSpec("h", "float32", (None, 8, None))
+    sized = (TensorSpec("x", "float32", (None, STEPS, None)),)
+    taken: list[Any] = []
+    stateful.through(
+        lambda step: taken.append(step["h"].shape) or {"h": step["h"]},  # type: ignore[func-returns-value]
+        Sequences(sized, (Wire(state, "h"),)),
+        {"x": np.zeros((3, 1, 40), np.float32)},
+    )
+    assert taken == [(3, 8, 1)]
+
+
 # scores
 
 
