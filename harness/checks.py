@@ -410,23 +410,23 @@ def _overlap(
 ) -> tuple[tuple[int, ...], list[str]]:
     """The numbers of calibration samples that validation has too, by content, and a note on them.
 
-    own: the data for calibration only, all of which is compared with all of ``data``. Without them
-    ``calibrating`` samples at most are split off. Raises InputError where none would be left.
+    own: the data for calibration only, all of which is compared with all of ``data``; raises
+    InputError where none of them would be left. Without them ``calibrating`` samples at most are
+    split off; where none is left, nothing is calibrated.
     """
     if own is not None:
         chosen, validating = tuple(range(len(own.samples))), set(data.samples)
-        where, samples, fix = "--calibration", own.samples, _OWN_SAMPLES
     else:
         count = datasets.split_off(calibrating, len(data.samples))
         chosen, rest = datasets.split(len(data.samples), count, seed)
-        where, samples, validating = "--data", data.samples, {data.samples[each] for each in rest}
-        fix = "leave out the repeated samples, or give other ones to calibrate with --calibration"
+        validating = {data.samples[each] for each in rest}
+    samples = data.samples if own is None else own.samples
     shared = tuple(number for number in chosen if samples[number] in validating)
     if not shared:
         return (), []
-    if len(shared) == len(chosen):
+    if own is not None and len(shared) == len(chosen):
         what = f"all {len(shared)} calibration samples are also validation samples"
-        raise InputError([Problem(where, f"{what}, in {data.ref.source}", fix)])
+        raise InputError([Problem("--calibration", f"{what}, in {data.ref.source}", _OWN_SAMPLES)])
     note = (
         f"{len(shared)} of {len(chosen)} calibration samples were left out:"
         " validation has the same ones"
