@@ -276,11 +276,16 @@ class _Scan:
             self.labels = before
             return
         odd = _not_finite(labels)
+        high = labels.max()
+        low = labels.min()
+        below = float(labels.max(where=labels < high, initial=low)) if low < high else -np.inf
+        known = {before.largest, before.below, float(high), below}
         self.labels = Labels(
             before.header,
-            min(before.smallest, float(labels.min())),
-            max(before.largest, float(labels.max())),
+            min(before.smallest, float(low)),
+            max(known),
             first + int(odd[0]) if odd.size and before.not_finite is None else before.not_finite,
+            below=max(known - {max(known)}, default=-np.inf),
         )
 
 
@@ -392,7 +397,11 @@ def _warnings(metric: Metric, asked: Optional[str], scan: Optional[_Scan]) -> li
         )
     if not metric.needs_labels:
         unused = scan.ref.labelled and asked is None
-        why = "no built-in metric fits the labels" if unused else "without labels"
+        why = (
+            "the default metrics don't use these labels: name one with --metric"
+            if unused
+            else "without labels"
+        )
         notes.append(
             f"{metric.name} is agreement with the fp32 reference, not accuracy"
             + (f" ({why})" if unused or not scan.ref.labelled else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from math import prod
+from math import inf, prod
 from typing import Any, Optional
 
 from harness.datasets import LABELS, Header, suggest
@@ -22,12 +22,16 @@ _WHERE = "--metric"
 
 @dataclass(frozen=True)
 class Labels:
-    """What the labels are: the first shard's header, and the range over all shards."""
+    """What the labels are: the first shard's header, and the range over all shards.
+
+    below: the largest but one, -inf where there is none.
+    """
 
     header: Header
     smallest: float
     largest: float
     not_finite: Optional[int]
+    below: float = -inf
 
     @property
     def integer(self) -> bool:
@@ -209,7 +213,7 @@ def _class_labels(metric: Metric, labels: Labels, output: _Output) -> _Fault:
     classes = output.classes or None  # picked classes and single scores say nothing of them
     low, high = int(labels.smallest), int(labels.largest)
     if low >= 0 and (classes is None or high < classes):
-        return None
+        return _positive_class(metric, labels)
     expected = "0 and up" if classes is None else f"0..{classes - 1}, the model's {classes} classes"
     what = f"labels {low}..{high}; expected {expected}"
     shifted = low == 1 and high == classes
@@ -217,6 +221,15 @@ def _class_labels(metric: Metric, labels: Labels, output: _Output) -> _Fault:
         what,
         "labels - 1" if shifted else "save class numbers in the order of the model's output",
     )
+
+
+def _positive_class(metric: Metric, labels: Labels) -> _Fault:
+    options = metric.options
+    positive = options.get("positive") if options.get("average", "binary") == "binary" else None
+    if positive is None or labels.smallest <= positive <= labels.largest:
+        return None
+    what = f"labels {int(labels.smallest)}..{int(labels.largest)}; the positive class is {positive}"
+    return what, "name a class that occurs: positive=N"
 
 
 def _flags(metric: Metric, labels: Labels, output: _Output) -> _Fault:
@@ -244,6 +257,8 @@ def _value_labels(metric: Metric, labels: Labels, output: _Output) -> _Fault:
         what = f"NaN or infinity, first in sample {labels.not_finite}"
         return what, "mend or leave out those samples: np.isfinite(labels)"
     fix = f"save labels of the output's shape, or name the output: {metric.base}@output"
+    if labels.header.dtype.kind == "f" and labels.per_sample == 1 and output.classes:
+        fix = f"class numbers are integers: labels.astype(np.int64); else {fix}"
     return _other_size(labels, output, output.values(), fix)
 
 
@@ -261,11 +276,10 @@ def _mask_labels(metric: Metric, labels: Labels, output: _Output) -> _Fault:
     options = metric.options
     scored = output.floating and options["threshold"] is None
     count = output.dims[0] if scored else options["classes"] or len(("background", "object"))
-    high = int(labels.largest)
-    ignored = high == options["ignore"]
-    if labels.smallest < 0 or (isinstance(count, int) and high >= count and not ignored):
+    high = labels.below if labels.largest == options["ignore"] else labels.largest
+    if labels.smallest < 0 or (isinstance(count, int) and high >= count):
         expected = f"0..{count - 1}" if isinstance(count, int) else "0 and up"
-        what = f"labels {int(labels.smallest)}..{high}; expected {expected}"
+        what = f"labels {labels.smallest:.0f}..{high:.0f}; expected {expected}"
         return what, f"pixels that don't count are {options['ignore']}, or iou(ignore=N)"
     fix = "resize the labels to the output's height and width, by nearest neighbours"
     return _other_size(labels, output, output.values(without=1 if scored else 0), fix)

@@ -388,10 +388,10 @@ def test_an_output_that_is_no_class_scores_defaults_to_cosine(tmp_path: Path) ->
     assert checked.warnings == (
         "cosine is agreement with the fp32 reference, not accuracy (without labels)",
     )
-    # Integer labels fit no built-in metric here.
+    # No default metric takes integer labels here.
     checked = check(path, npz(tmp_path / "l.npz", labels=np.arange(3), **data))
     assert checked.metric == "cosine"
-    assert "no built-in metric fits the labels" in checked.warnings[0]
+    assert "the default metrics don't use these labels" in checked.warnings[0]
 
 
 def test_an_output_that_is_the_class_itself_defaults_to_top1(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ def seen(labels: Any, *, whole: bool = False) -> Seen:
     bad = None
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(np.argwhere(~np.isfinite(array))[0][0])
-    return Seen(
-        "d.npz", labelled=True, labels=Labels(header, low, high, bad), whole=whole, place=PLACE
-    )
+    below = float(max(array[array < high], default=-np.inf)) if numbers else -np.inf
+    known = Labels(header, low, high, bad, below)
+    return Seen("d.npz", labelled=True, labels=known, whole=whole, place=PLACE)
 
 
 def outputs(**shapes: Any) -> list[TensorSpec]:
@@ -54,6 +54,7 @@ def found(name: str, specs: list[TensorSpec], data: Seen | None) -> tuple[Proble
 TEXTS = np.array(["ab", "b"])
 BOXES = {"boxes": ("n", "d", 4), "scores": ("n", "d"), "labels": ("int", "n", "d")}
 MASKS = np.zeros((2, 4, 4), int)
+STRAY = np.where(np.arange(16).reshape(4, 4) < 8, MASKS, [[[30]], [[255]]])
 
 FIT: list[tuple[str, dict[str, Any], Any]] = [
     ("f1", {"y": ("n", 3)}, [0, 2]),
@@ -64,6 +65,8 @@ FIT: list[tuple[str, dict[str, Any], Any]] = [
     ("auc", {"y": ("n", 2)}, [0, 1]),
     ("auc", {"y": ("n",)}, [0, 1]),
     ("auc@z", {"y": ("n", 5, 5), "z": ("n", 1)}, [0, 1]),
+    ("auc(positive=2)", {"y": ("n", 3)}, [0, 2]),
+    ("f1(average=binary)", {"y": ("int", "n")}, [0, 1]),
     ("spearman", {"y": ("n", 1)}, [0.5, 1]),
     ("rmse", {"y": ("n", 2)}, np.zeros((2, 2))),
     ("cer", {"y": ("n", "t", 3)}, TEXTS),
@@ -117,6 +120,11 @@ UNFIT: list[tuple[str, dict[str, Any], Any, str, str, str]] = [
     ("iou", {"y": ("int", "n", 4, 4)}, MASKS, M, "classes=N for integer masks", OTHER),
     ("iou(threshold=0)", {"y": ("int", "n", 4, 4)}, MASKS, M, "floating scores", OTHER),
     ("iou", {"y": ("n", 3, 4, 4)}, MASKS + 3, P, "labels 3..3; expected 0..2", "iou(ignore=N)"),
+    ("iou", {"y": ("n", 3, 4, 4)}, STRAY, P, "labels 0..30; expected 0..2", "iou(ignore=N)"),
+    ("auc(positive=77)", {"y": ("n", 3)}, [0, 2], P, "0..2; the positive class is 77", "occurs"),
+    ("auc(positive=7)", {"y": ("n", 1)}, [0, 2], P, "0..2; the positive class is 7", "occurs"),
+    ("f1(average=binary,positive=7)", {"y": ("n", 9)}, [0, 2], P, "positive class is 7", "occurs"),
+    ("mae", {"y": ("n", 3)}, [0.0, 2.0], P, "1 values per sample", "labels.astype(np.int64)"),
     ("iou", {"y": ("n", 3, 8, 8)}, MASKS, P, "16 values per sample", "nearest neighbours"),
     ("iou", {"y": ("n", 3, 4, 4)}, MASKS * 0.5, P, "the class of each pixel", "np.uint8"),
     ("map", {"boxes": ("n", "d", 4), "scores": ("n", "d")}, np.zeros((2, 3, 5)), M,

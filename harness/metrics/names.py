@@ -5,6 +5,7 @@ The names and their options are listed here; what they compute is in the modules
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -63,7 +64,14 @@ def _text(text: str) -> str:
     return text
 
 
-_NUMBER = Option(float, "a number")
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+_NUMBER = Option(_finite, "a number")
 _FILE = Option(_text, "the path of a file")
 _TEXTS = {
     "decoder": _one_of("ctc", "argmax", "ids"),
