@@ -57,7 +57,7 @@ from harness.config_values import (
 from harness.datasets import is_function
 from harness.errors import InputError, Problem
 from harness.host import Host
-from harness.images import CHANNELS, INTERPOLATIONS, LAYOUTS, Preprocessing
+from harness.images import CHANNELS, DTYPES, INTERPOLATIONS, LAYOUTS, Preprocessing
 from harness.metrics import anchored
 from harness.types import Precision
 from harness.variants import Wishes
@@ -277,6 +277,15 @@ class Quantization(_Table):
         default=None, description="weights that share a scale, of weight-only quantization; else 32"
     )
 
+    @model_validator(mode="after")
+    def _fit(self) -> Quantization:
+        """What would be left aside silently is a mistake."""
+        if self.percentile is not None and self.calibration != "percentile":
+            what = f'percentile means nothing to calibration = "{self.calibration or "minmax"}"'
+            what += '; did you mean calibration = "percentile"?'
+            raise PydanticCustomError("reader", "{what}", {"what": what})
+        return self
+
     def wishes(self) -> Wishes:
         """The same for :mod:`harness.variants`."""
         return Wishes(**{name: getattr(self, name) for name in type(self).model_fields})
@@ -309,7 +318,9 @@ class Images(_Table):
     layout: Annotated[str, choice(*LAYOUTS)] = Field(
         default="nchw", description="the order of the input's axes"
     )
-    dtype: Optional[_Part] = Field(default=None, description="of the array; else the input's")
+    dtype: Optional[Annotated[str, choice(*DTYPES)]] = Field(
+        default=None, description="of the array; else the input's"
+    )
     classes: Optional[Annotated[Union[str, tuple[str, ...]], file_or_names]] = Field(
         default=None,
         description="the subfolders' names in the order of the model's classes, or a file that "

@@ -29,6 +29,7 @@ LABEL_FILE = "labels.csv"
 COLUMNS = ("file", "label")
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 LAYOUTS = ("nchw", "nhwc")
+DTYPES = ("float16", "float32", "float64", "uint8", "int8", "uint16", "int16", "int32", "int64")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 INSTALL = "pip install 'enginepick[images]'"
 

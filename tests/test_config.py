@@ -415,6 +415,23 @@ def test_of_images_nothing_is_guessed_and_a_square_is_one_number() -> None:
     }
 
 
+def test_images_of_an_unknown_dtype_are_one_mistake() -> None:
+    table = {"scale": 1, "mean": 0, "std": 1, "dtype": "flaot32"}
+    said = problems_of(lambda: SweepConfig.from_dict({**BASE, "images": table}, "f"))
+    assert list(said) == ["f: images.dtype"]
+    assert said["f: images.dtype"].endswith('did you mean "float32"?')
+
+
+@pytest.mark.parametrize("calibration", [{}, {"calibration": "entropy"}])
+def test_a_percentile_of_another_calibration_is_a_mistake(calibration: dict[str, str]) -> None:
+    table = {**calibration, "percentile": 99.9}
+    used = calibration.get("calibration", "minmax")
+    assert problems_of(lambda: SweepConfig.from_dict({**BASE, "quantization": table}, "f")) == {
+        "f: quantization": f'percentile means nothing to calibration = "{used}"; did you mean '
+        'calibration = "percentile"?'
+    }
+
+
 def test_from_dict_reports_like_a_file() -> None:
     assert problems_of(lambda: SweepConfig.from_dict({**BASE, "seed": "x"}, "run 7")) == {
         "run 7: seed": 'found "x"; expected a whole number from 0 to 4294967295'
