@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness import jobs, saturation, variants, wire
+from harness import jobs, registry, saturation, variants, wire
 from harness.cache import Cache, Entry, file_sha256, key_of
 from harness.errors import UnsupportedError
 from harness.record import AddRecord, BuildRecord
 from harness.setup import Setup, ask_parent_side
-from harness.types import FLOOR, Candidate, Engine, Precision, Stage, Status
+from harness.types import FLOOR, Candidate, Engine, Precision, Probe, Stage, Status
 
 FORMAT = 1
 """Raised when engines made by an earlier version of this project must not be used again."""
@@ -78,7 +78,7 @@ class Builder:
         notes = (*notes, *_SEEN[self._saturates(candidate)])
         record = record.model_copy(update={"notes": notes, "build_ns": took_ns})
         own = variants.SOURCE if recipe.name == FLOOR else recipe.name
-        return self._build(candidate, model, own, record)
+        return self._build(candidate, model, own, self._calibration(candidate, recipe), record)
 
     def _record(self, candidate: Candidate, recipe: variants.Recipe) -> BuildRecord:
         """The record of a build that has not begun."""
@@ -150,12 +150,22 @@ class Builder:
             "recipe": (recipe.name, recipe.params),
             "device": (candidate.device, device.name if device else None),
             "isa": sorted(setup.isa),
-            "calibration": self._calibration_parts(),
+            "calibration": _key(self._calibration(candidate, recipe)),
         }
 
-    def _calibration_parts(self) -> object:
-        samples = self._setup.calibration
-        return None if samples is None else samples.key()
+    def _calibration(self, candidate: Candidate, recipe: variants.Recipe) -> jobs.Samples | None:
+        """The samples that the engine depends on: what isn't calibrated is the same for all."""
+        if recipe.name in variants.DERIVED:
+            calibrated = variants.RECIPES.get(recipe.name, False)
+        else:
+            backend = registry.safe_load(candidate.backend)
+            offers = () if isinstance(backend, Probe) else backend.capabilities.offers
+            calibrated = any(
+                (each.precision, each.recipe) == (candidate.precision, recipe.name)
+                for each in offers
+                if each.calibrated
+            )
+        return self._setup.calibration if calibrated else None
 
     def _variant(self, recipe: variants.Recipe) -> Entry | jobs.Refused:
         known = self._variants.get((recipe.name, recipe.params))
@@ -166,6 +176,7 @@ class Builder:
 
     def _make_variant(self, recipe: variants.Recipe) -> Entry | jobs.Refused:
         setup = self._setup
+        calibration = setup.calibration if variants.RECIPES.get(recipe.name) else None
         key = key_of(
             {
                 "format": FORMAT,
@@ -173,7 +184,7 @@ class Builder:
                 "maker": source_sha256(variants.__name__),
                 "recipe": (recipe.name, recipe.params),
                 "tools": variants.tool_versions(),
-                "calibration": self._calibration_parts(),
+                "calibration": _key(calibration),
             }
         )
         entry = self._cache.get("variants", key)
@@ -186,7 +197,7 @@ class Builder:
             source=setup.model,
             out=str(workdir / VARIANT_FILE),
             inputs=setup.inputs,
-            calibration=setup.calibration,
+            calibration=calibration,
         )
         answer = ask_parent_side(job, jobs.Noted, Stage.VARIANT, setup.timeout_s)
         if isinstance(answer, jobs.Refused):
@@ -200,6 +211,7 @@ class Builder:
         candidate: Candidate,
         model: str,
         recipe: str,
+        calibration: jobs.Samples | None,
         record: BuildRecord,
     ) -> Made:
         """Build what the record describes; it has the variant's notes and time already."""
@@ -214,7 +226,7 @@ class Builder:
             recipe=recipe,
             device=candidate.device,
             inputs=setup.inputs,
-            calibration=setup.calibration,
+            calibration=calibration,
             workdir=str(own),
             parameters=record.recipe_parameters,
         )
@@ -230,6 +242,10 @@ class Builder:
         meta = {"engine": wire.encode(engine), "took_ns": (record.build_ns or 0) + answer.took_ns}
         entry = self._cache.put("engines", record.engine_key, workdir, meta)
         return _made(entry, record, cached=False)
+
+
+def _key(samples: jobs.Samples | None) -> object:
+    return None if samples is None else samples.key()
 
 
 def _recipe_of(added: AddRecord) -> variants.Recipe:

@@ -345,6 +345,20 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, monkeypatch):
     assert len(results.rounds) == 2
 
 
+def test_only_what_is_calibrated_is_built_again_for_other_calibration_samples(tmp_path):
+    wishes = {"precisions": ["fp32", "int8"]}
+    first = run(tmp_path, **wishes)
+    second = run(tmp_path, **wishes, measure={"calibration_samples": 6})
+    assert {(each.precision, each.cached) for each in first.builds} == {
+        ("fp32", False),
+        ("int8", False),
+    }
+    assert {(each.precision, each.cached) for each in second.builds} == {
+        ("fp32", True),
+        ("int8", False),
+    }
+
+
 def test_a_cached_engine_is_used_again_and_a_damaged_one_rebuilt(tmp_path):
     first = run(tmp_path)
     assert not first.builds[0].cached
