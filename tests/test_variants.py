@@ -421,6 +421,13 @@ def test_excluded_layers_stay_in_floating_point(
     assert {value for value, quantized in computes(out).items() if not quantized} == kept
 
 
+def test_operators_without_weights_may_be_all_that_is_quantized(tmp_path: Path) -> None:
+    source = write(models.conv_model(), tmp_path)
+    notes = made("qdq", source, tmp_path / "v.onnx", include=("GlobalAveragePool",))
+    assert "1 of 1 GlobalAveragePool quantized" in notes
+    assert "0 of 1 Gemm quantized" in notes
+
+
 def test_what_became_a_part_of_another_node_is_excluded_with_it(tmp_path: Path) -> None:
     """MatMul and Add become Gemm before quantization."""
     source = write(models.mlp_model(), tmp_path)

@@ -76,9 +76,13 @@ def make_static(
     dequantized = {
         name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output
     }
-    weighted = [node for node in nodes if node.op_type in WEIGHTED]
-    kept = [node for node in weighted if not set(node.input[:2]) <= dequantized]
-    return (*notes, *told(weighted, kept))
+    wanted = [node for node in nodes if node.op_type in {*WEIGHTED, *(operators or ())}]
+    kept = [
+        node
+        for node in wanted
+        if not set(node.input[: 2 if node.op_type in WEIGHTED else 1]) <= dequantized
+    ]
+    return (*notes, *told(wanted, kept))
 
 
 def quantizer_options(params: Mapping[str, str]) -> dict[str, Any]:
