@@ -253,7 +253,10 @@ def _check_text(report: Report, summary: Summary, check: Check) -> str:
         drop, limit = summary.drop, limits.max_accuracy_drop
         least = drop_value(report, drop.low if check.answer is Answer.MISSES else drop.high)
         bound = f"at {'least' if check.answer is Answer.MISSES else 'most'} {least} at 95 %"
-        return f"{accuracy_head(report, summary)}, {bound}, limit {limit_value(report, limit)}"
+        told = f"{accuracy_head(report, summary)}, {bound}, limit {limit_value(report, limit)}"
+        total = report.run.data.validation_samples
+        early = f"; {drop.samples:,} of {total:,} samples were enough to tell"
+        return told + (early if drop.samples < total else "")
     if check.name == "latency" and summary.time_ns and limits.max_latency_ns is not None:
         value: Interval = summary.time_ns
         spread = f"{fmt.duration(value.low)} to {fmt.duration(value.high)}"
