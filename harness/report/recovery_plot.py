@@ -81,8 +81,13 @@ def _rank(step: Tried) -> tuple[float, float]:
 
 
 def _place(report: Report, step: Tried, scale: float) -> tuple[float, float]:
+    return (step.time_ns or 0.0) / scale, _change(report, step.drop or 0.0)
+
+
+def _change(report: Report, drop: float) -> float:
+    """Of the metric, in points where it is a share."""
     factor = 100.0 if report.metric.share else 1.0
-    return (step.time_ns or 0.0) / scale, -factor * (step.drop or 0.0)
+    return -factor * drop if report.metric.higher_is_better else factor * drop
 
 
 def _points(record: RecoveryRecord) -> list[Tried]:
@@ -122,12 +127,12 @@ def _draw(report: Report, axes: Axes, record: RecoveryRecord) -> dict[str, Any]:
             )  # fmt: skip
             handles[labels[ring]] = mark
     handles["limit"] = axes.axhline(
-        -factor * limit, color=BAD, ls=":", lw=1.2, zorder=1, label="limit of the drop"
+        _change(report, limit), color=BAD, ls=":", lw=1.2, zorder=1, label="limit of the drop"
     )
     axes.set_yscale("symlog", linthresh=LINEAR * factor * limit or 1.0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    noun = "points" if share else ""
-    axes.set_ylabel(f"change of {report.metric.noun}\n({noun}, calibration samples)")
+    where = "points, calibration samples" if share else "calibration samples"
+    axes.set_ylabel(f"change of {report.metric.noun}\n({where})")
     axes.set_xlabel(f"rough latency on ONNX Runtime ({unit}), not for ranking")
     name = f"{record.backend} {record.recipe}" if record.backend else record.recipe
     axes.set_title(f"{name}: {record.samples} calibration samples", fontsize=10)
