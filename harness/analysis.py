@@ -457,6 +457,9 @@ def _drop(judged: AccuracyRecord | None, index: _Index) -> Drop | None:
     if judged.reference not in index.scores:
         return None
     ours, theirs = index.scores[judged.candidate], index.scores[judged.reference]
+    # The baseline is the user's model as it is: what gives the same scores needs no certificate.
+    if judged.candidate == index.run.baseline and np.array_equal(ours, theirs):
+        return Drop(0.0, 0.0, 0.0, judged.samples)
     early = index.run.config.get("measure", {}).get("stop_early") == "decided"
     return drop_between(
         judged.metric,

@@ -231,7 +231,7 @@ def test_figures_are_medians_of_the_launches(tmp_path):
 
 def test_what_was_not_measured_is_none(tmp_path):
     summary = analyse(write(tmp_path, [head([BASE])])).summary(BASE.id)
-    silent = {"status", "candidate", "launches", "notes"}
+    silent = {"status", "candidate", "launches", "notes", "lotteries"}
     measured = {
         name for name in vars(summary) if name not in silent and getattr(summary, name) is not None
     }
@@ -366,6 +366,19 @@ def test_without_a_fair_reference_there_is_no_drop(tmp_path, case):
         ),
     ]
     assert analyse(write(tmp_path, records)).summary(OTHER.id).drop is None
+
+
+def test_a_baseline_with_the_scores_of_the_reference_needs_no_certificate(tmp_path):
+    reference = candidate("z")
+    few = head([BASE, OTHER], reference=reference)
+    judged = [
+        lambda s: accuracy(s, reference, right(20, 2), reference=None),
+        lambda s: accuracy(s, BASE, right(20, 2), reference=reference.id),
+        lambda s: accuracy(s, OTHER, right(20, 2), reference=reference.id),
+    ]
+    analysis = analyse(write(tmp_path, [few, *judged]))
+    assert analysis.baseline.drop.high == 0
+    assert analysis.summary(OTHER.id).drop.high > 0.1
 
 
 def test_a_metric_where_less_is_better(tmp_path):
