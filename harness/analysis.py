@@ -296,13 +296,14 @@ class _Index:
             if each.ok and each.scores is not None
         }
         self._judged = {each.candidate: each for each in results.accuracies}
+        reference = results.run.reference
         known = {each.id: each for each in results.candidates}
+        known |= {reference.id: reference} if reference else {}
         self._shared = {
             known[each.candidate].accuracy_key: each
             for each in results.accuracies
             if each.ok and each.candidate in known
         }
-        reference = results.run.reference
         self.references = {results.run.baseline, reference.id if reference else None}
 
     def accuracy(self, candidate: Candidate) -> AccuracyRecord | None:

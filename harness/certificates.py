@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize, stats
 
+from harness.datasets import stage_ends
 from harness.evalues import REFUSAL_ALPHA, Watch, shuffled
 from harness.stats import Answer
 
@@ -33,7 +34,7 @@ FEW = 10
 NEXT_TO_MEAN = 0.1
 """Standard deviations within which the saddlepoint formula divides nothing by nothing."""
 
-EXACT = 1e-5
+EXACT = 1e-9
 """How near a bound is found that is searched for."""
 
 MOST = 10**7
@@ -154,7 +155,7 @@ def anytime_drop(
 
     They are the limits at which :class:`harness.evalues.Watch` would have refused, or certified.
     """
-    order = shuffled(len(reference))
+    order = _as_looked_at(len(reference))
     theirs, ours = reference[order], candidate[order]
     value = float((theirs - ours).mean()) * (1.0 if higher_is_better else -1.0)
 
@@ -165,29 +166,26 @@ def anytime_drop(
 
     low = _edge(lambda limit: says(limit, "refused"), -scale, value)
     high = _edge(lambda limit: says(limit, "certified"), scale, value)
-    return Drop(value, low, high, len(reference))
+    spread = float((theirs - ours).std())
+    return Drop(value, low, high, len(reference), spread=spread)
+
+
+def _as_looked_at(samples: int) -> Array:
+    """The order in which a pass's samples were looked at: shuffled within each stage."""
+    ends = [end for end in stage_ends(samples) if end < samples]
+    starts = [0, *ends]
+    parts = [a + shuffled(b - a) for a, b in zip(starts, [*ends, samples], strict=True)]
+    return np.concatenate(parts)
 
 
 def _edge(holds: Callable[[float], bool], far: float, near: float) -> float:
-    """The limit nearest to ``near`` at which it holds, to 1e-5; ``far`` if at none."""
+    """The limit nearest to ``near`` at which it holds; ``far`` if at none."""
     if not holds(far):
         return far
     while abs(far - near) > EXACT:
         middle = (far + near) / 2
         far, near = (middle, near) if holds(middle) else (far, middle)
     return far
-
-
-def disagreement_drop(disagreements: int, samples: int) -> Drop:
-    """The drop of top-1 accuracy without labels: no drop exceeds the rate of disagreements.
-
-    Clopper and Pearson's bound (1934) on that rate: 0, 1, 2, 3 disagreements certify 1 % with 299,
-    473, 628, 773 samples. It certifies, and never refuses: the candidate may be the one that is
-    right. The value is the most that these samples can have lost.
-    """
-    rate = disagreements / samples
-    high = _binary_upper(disagreements, 0, samples, CERTIFIED_ALPHA)
-    return Drop(rate, -high, high, samples, disagreements, 0)
 
 
 # -- right or wrong --------------------------------------------------------------------------------
@@ -199,8 +197,9 @@ def binary_drop(losses: int, gains: int, samples: int) -> Drop:
     A drop is rejected where losses - gains as low as these have a probability of 5 %, at the
     probability of a gain that is most likely under that drop. So the sum over all outcomes is
     exact, but for the estimate (Storer and Kim 1990, JASA 85:146-155). Without gains the bound is
-    Clopper and Pearson's. Tango's score interval (1998) is shorter where losses are rare, and
-    wrong in up to 8 %.
+    Clopper and Pearson's (1934): 0, 1, 2, 3 disagreements with the reference certify 1 % with 299,
+    473, 628, 773 samples, with no labels at all. Tango's score interval (1998) is shorter where
+    losses are rare, and wrong in up to 8 %.
     """
     low = -_binary_upper(gains, losses, samples, REFUSED_ALPHA)
     high = _binary_upper(losses, gains, samples, CERTIFIED_ALPHA)

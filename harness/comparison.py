@@ -175,7 +175,7 @@ def compare(base: Results, new: Results, others: Iterable[Results] = ()) -> Comp
     before, after = _Side.of(base), _Side.of(new)
     spread = run_spread([base, new, *others]) or _round_spread(before.analysis, after.analysis)
     timed = {s.candidate.id: s for s in before.analysis.summaries if _was_timed(s)}
-    planned = {each.id for each in new.run.candidates}
+    planned = {each.id for each in new.candidates}
     common = [
         s for s in after.analysis.summaries if s.candidate.id in timed and s.candidate.id in planned
     ]
@@ -198,7 +198,7 @@ def compare(base: Results, new: Results, others: Iterable[Results] = ()) -> Comp
         new=new.run,
         differences=tuple(_differences(before, after)),
         changes=changes,
-        missing=tuple(sorted({each.id for each in base.run.candidates} ^ planned)),
+        missing=tuple(sorted({each.id for each in base.candidates} ^ planned)),
         spread=spread,
     )
 
@@ -353,10 +353,13 @@ def _drop(base: _Side, new: _Side, candidate: str) -> Drop | None:
     if not _same_samples(base.run, new.run) or old is None or fresh is None:
         return None
     judged = next((each for each in new.results.accuracies if each.ok), None)
-    if judged is None or len(old) != len(fresh):
+    if judged is None:
         return None
-    higher = judged.higher_is_better
-    return drop_between(judged.metric, old, fresh, higher_is_better=higher)
+    first, higher = min(len(old), len(fresh)), judged.higher_is_better
+    early = len(old) != len(fresh)  # one of the passes ended when it was decided
+    return drop_between(
+        judged.metric, old[:first], fresh[:first], higher_is_better=higher, peeked=early
+    )
 
 
 def _same_samples(base: RunRecord, new: RunRecord) -> bool:

@@ -337,12 +337,17 @@ def stages(numbers: Sequence[int], seed: int) -> tuple[tuple[int, ...], ...]:
     own = np.asarray(numbers, dtype=np.int64)
     # Not the order of the split, of which these are the last ones.
     order = own[np.argsort(_keys(own, ~seed), kind="stable")]
+    parts = np.split(order, stage_ends(len(order)))
+    return tuple(tuple(np.sort(part).tolist()) for part in parts if part.size)
+
+
+def stage_ends(samples: int) -> list[int]:
+    """Where the stages of so many samples end, but for the last."""
     ends, end = [], FIRST_STAGE
-    while end < len(order):
+    while end < samples:
         ends.append(end)
         end *= STAGE_GROWTH
-    parts = np.split(order, ends)
-    return tuple(tuple(np.sort(part).tolist()) for part in parts if part.size)
+    return ends
 
 
 def draw(samples: int, count: int, seed: int) -> tuple[int, ...]:

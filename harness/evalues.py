@@ -19,6 +19,9 @@ Array = np.ndarray[Any, Any]
 REFUSAL_ALPHA = 0.005
 CERTIFICATE_ALPHA = 0.05
 
+COSINE_SCALE = 2.0
+"""A cosine can fall from 1 to -1, whatever was seen."""
+
 _BETS = 0.99 * 0.5 ** np.arange(6.0)
 """Parts of the most that may be bet. All of it: one loss of the whole scale would end the game."""
 

@@ -7,6 +7,7 @@ with its own. What can't be right, or isn't what was asked for, is out here and 
 from __future__ import annotations
 
 import base64
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ Array = np.ndarray[Any, Any]
 Engines = Mapping[tuple[str, str, str, str], tuple[Engine, str]]
 """By the candidates' engine key: the engine and its address in the cache."""
 
-CODE = ("datasets", "measure", "metrics", "reference", "stateful")
+CODE = ("datasets", "measure", "metrics", "record", "reference", "stateful")
 """The modules that make the scores of a reference."""
 
 CROSS_CHECK_S = 60.0
@@ -132,6 +133,7 @@ class Judge:
         kept_too = not is_function(self.metric)
         # What is kept depends on the code that computes, scores and checks it.
         code = [source_sha256(f"harness.{name}") for name in CODE]
+        code += [] if kept_too else [secrets.token_hex()]
         key = key_of({"pass": key, "code": code})
         entry = self._cache.get("references", key) if kept_too else None
         if entry is not None:

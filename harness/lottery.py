@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Optional
 
 from harness.record import DrawRecord
 
 
 @dataclass(frozen=True)
 class Lottery:
-    """What draws of one size gave. lowest, highest: of the metric's value."""
+    """What draws of one size gave. lowest, highest: the metric's; None where all failed."""
 
     calibrated_on: int
     draws: int
     failed: int
-    lowest: float
-    highest: float
+    lowest: Optional[float] = None
+    highest: Optional[float] = None
 
     @property
     def spread(self) -> float:
-        """Between the best draw and the worst."""
-        return self.highest - self.lowest
+        """Between the best draw and the worst; 0 where none gave a value."""
+        return (self.highest or 0.0) - (self.lowest or 0.0)
 
 
 def lotteries(records: Iterable[DrawRecord]) -> Mapping[str, tuple[Lottery, ...]]:
@@ -35,6 +36,6 @@ def lotteries(records: Iterable[DrawRecord]) -> Mapping[str, tuple[Lottery, ...]
 def _lotteries(sizes: Iterable[tuple[int, list[DrawRecord]]]) -> Iterator[Lottery]:
     for size, records in sorted(sizes, reverse=True):
         values = [each.value for each in records if each.ok and each.value is not None]
-        if values:
-            failed = len(records) - len(values)
-            yield Lottery(size, len(values), failed, min(values), max(values))
+        failed = len(records) - len(values)
+        low, high = min(values, default=None), max(values, default=None)
+        yield Lottery(size, len(values), failed, low, high)

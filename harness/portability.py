@@ -96,7 +96,7 @@ def portability(analysis: Analysis, limit: float, *, shared: frozenset[str]) -> 
 
 
 def _is_shared(recipe: str, shared: frozenset[str]) -> bool:
-    return any(recipe == name or recipe.startswith(f"{name}-") for name in shared)
+    return recipe in shared
 
 
 def _time(summary: Summary) -> float:

@@ -26,9 +26,10 @@ from harness.judging import Judge, Judging, Subject
 from harness.plan import Plan, Skipped
 from harness.prepare import Prepared, own_version, prepare
 from harness.record import DataUse, EndRecord, ModelUse, RunRecord, Skip
-from harness.recovery import Recovery
+from harness.recovery import Recovery, drop_of
 from harness.rounds import Rounds
 from harness.runner import Entrant
+from harness.stats import Answer
 from harness.store import Results, Store, read
 from harness.types import Candidate, Engine
 
@@ -295,10 +296,20 @@ class _Sweep:
 
     def _judge(self, judging: Judging) -> list[Entrant]:
         """The candidates that may be timed."""
-        return judging.all(
+        entrants = judging.all(
             self._candidates,
             lambda done, total, text: self._listen(Event("accuracy", done, total, text)),
         )
+        return [each for each in entrants if self._is_admitted(each.candidate)]
+
+    def _is_admitted(self, candidate: Candidate) -> bool:
+        """What an interrupted recovery had added is timed only if it is certified."""
+        added = self._earlier.added if self._earlier else ()
+        if all(each.candidate != candidate for each in added):
+            return True
+        drop = drop_of(read(self._store.path), candidate)
+        limit = self._prepared.config.constraints.max_accuracy_drop
+        return drop is not None and drop.judge(limit) is Answer.MEETS
 
     def _recover(self, judging: Judging) -> list[Entrant]:
         """Certified mixed precision in place of int8 that failed, where the user asked for it."""

@@ -6,12 +6,43 @@ difference (:mod:`harness.certificates`).
 
 from __future__ import annotations
 
-from functools import partial
+import zlib
+from functools import lru_cache, partial
+
+import numpy as np
 
 from harness.aggregates import value_of, weighted_values
 from harness.certificates import Array, Drop, anytime_drop, paired_drop
-from harness.evalues import scale_of
+from harness.evalues import COSINE_SCALE, scale_of
 from harness.metrics import is_whole
+
+
+class _Rows:
+    """Rows that are equal by what they hold, as a key of what was computed of them."""
+
+    def __init__(self, rows: Array) -> None:
+        self.rows = np.ascontiguousarray(rows)
+        self._key = (self.rows.shape, zlib.crc32(self.rows.tobytes()))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Rows) or self._key != other._key:
+            return False
+        return np.array_equal(self.rows, other.rows, equal_nan=True)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@lru_cache(maxsize=64)
+def _whole_drop(metric: str, theirs: _Rows, ours: _Rows, *, higher_is_better: bool) -> Drop:
+    """Takes seconds for many samples, and is asked for at every look at a run's records."""
+    return paired_drop(
+        theirs.rows,
+        ours.rows,
+        higher_is_better=higher_is_better,
+        value=partial(value_of, metric),
+        values=partial(weighted_values, metric),
+    )
 
 
 def drop_between(
@@ -32,15 +63,11 @@ def drop_between(
     if not len(ours) or first.shape != ours.shape:
         return None
     if is_whole(metric):
-        return paired_drop(
-            first,
-            ours,
-            higher_is_better=higher_is_better,
-            value=partial(value_of, metric),
-            values=partial(weighted_values, metric),
-        )
-    if peeked:
-        scale = scale_of(theirs[:, 0], higher_is_better=higher_is_better)
-        if scale is not None:
-            return anytime_drop(first[:, 0], ours[:, 0], scale, higher_is_better=higher_is_better)
-    return paired_drop(first[:, 0], ours[:, 0], higher_is_better=higher_is_better)
+        rows = _Rows(first), _Rows(ours)
+        return _whole_drop(metric, *rows, higher_is_better=higher_is_better)
+    reference, candidate = first[:, 0], ours[:, 0]
+    own = COSINE_SCALE if metric.partition("@")[0] == "cosine" else None
+    scale = own or scale_of(theirs[:, 0], higher_is_better=higher_is_better)
+    if peeked and scale is not None:
+        return anytime_drop(reference, candidate, scale, higher_is_better=higher_is_better)
+    return paired_drop(reference, candidate, higher_is_better=higher_is_better, scale=own)

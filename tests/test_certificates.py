@@ -15,7 +15,6 @@ from harness.certificates import (
     REFUSED_ALPHA,
     Drop,
     binary_drop,
-    disagreement_drop,
     mean_upper,
     paired_drop,
 )
@@ -25,19 +24,9 @@ from harness.stats import Answer
 
 
 @pytest.mark.parametrize(("losses", "samples"), [(0, 299), (1, 473), (2, 628), (3, 773)])
-@pytest.mark.parametrize("drop_of", [disagreement_drop, lambda k, n: binary_drop(k, 0, n)])
-def test_the_samples_that_certify_one_percent(drop_of, losses, samples):
-    assert drop_of(losses, samples).judge(0.01) is Answer.MEETS
-    assert drop_of(losses, samples - 1).judge(0.01) is Answer.UNRESOLVED
-
-
-def test_disagreement_certifies_and_never_refuses():
-    drop = disagreement_drop(200, 300)
-    assert drop.judge(0.01) is Answer.UNRESOLVED
-    assert drop.value == pytest.approx(2 / 3)
-    assert disagreement_drop(0, 100).more_samples(0.01) == 199
-    assert disagreement_drop(2, 100).more_samples(0.01) is None
-    assert disagreement_drop(300, 300).high == 1.0
+def test_the_samples_that_certify_one_percent(losses, samples):
+    assert binary_drop(losses, 0, samples).judge(0.01) is Answer.MEETS
+    assert binary_drop(losses, 0, samples - 1).judge(0.01) is Answer.UNRESOLVED
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import numpy as np
 from harness import jobs, metrics, stateful
 from harness.backend import Feed, Session
 from harness.datasets import Dataset
-from harness.evalues import Watch, scale_of, shuffled
+from harness.evalues import COSINE_SCALE, Watch, scale_of, shuffled
 from harness.stateful import StatefulSession
 
 Array = np.ndarray[Any, Any]
@@ -165,6 +165,7 @@ class _Stopping:
         if job.stop != "never" and job.reference and job.limit is not None and not metric.whole:
             self._theirs = np.load(Path(job.reference) / SCORES_FILE)[:, 0]
             scale = scale_of(self._theirs, higher_is_better=metric.higher_is_better)
+            scale = COSINE_SCALE if metric.base == "cosine" else scale
             self._watch = Watch(job.limit, metric.higher_is_better, scale=scale)
 
     def feeds(

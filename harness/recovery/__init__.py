@@ -17,6 +17,7 @@ from harness import jobs, variants
 from harness.analysis import Summary, analyse
 from harness.backend import Offer
 from harness.build import Builder
+from harness.certificates import Drop
 from harness.judging import Judge, Judged, Judging
 from harness.record import AddRecord, DropRecord, RecoveryRecord
 from harness.recovery import ladder
@@ -120,7 +121,15 @@ class Recovery:
             self._show(done, len(failures), f"why {failure.name} fails")
             seconds = (self._deadline - monotonic()) / (len(failures) - done)
             if seconds <= 0:
-                break
+                refusal = RecoveryRecord(
+                    at=datetime.now(UTC),
+                    status=Status.TIMEOUT,
+                    reason="the time for recovery was over before",
+                    recipe=failure.recipe.name,
+                    backend=failure.backend,
+                )
+                self._store.append(refusal)
+                continue
             record = self._search(failure, seconds)
             self._store.append(record)
             self._show(done, len(failures), f"certifying what may replace {failure.name}")
@@ -221,37 +230,45 @@ class Recovery:
         for place in record.proposals:
             step = record.steps[place]
             name = recipe_name(failure.recipe, step)
-            certified = [
-                (
-                    candidate,
-                    self._certify(replace(candidate, recipe=name), candidate, failure, step),
-                )
-                for candidate in going
-            ]
-            entrants += [each for _, found in certified for each in found]
-            going = tuple(candidate for candidate, found in certified if found)
+            still = []
+            for candidate in going:
+                new = replace(candidate, recipe=name)
+                found = self._certify(new, candidate, failure, step)
+                entrants += found or []
+                still += [candidate] if found is None or found else []
+            going = tuple(still)
         return entrants
 
     def _certify(
         self, new: Candidate, origin: Candidate, failure: Failure, step: Tried
-    ) -> list[Entrant]:
+    ) -> list[Entrant] | None:
+        """The entrant; none if it isn't certified; None where nothing was judged."""
         added = _added(new, origin, failure.recipe.name, step.parameters)
         self._store.append(added)
         self._builder.add(added)
         made = self._builder.make(new)
         self._store.append(made.record)
         if made.engine is None:
-            return []
+            return None
         entrants = self._judging.one(new, (made.engine, made.record.engine_key))
-        summary = analyse(read(self._store.path), under_way=True).summary(new.id)
-        drop = summary.drop if summary else None
-        if not entrants or (drop is not None and drop.judge(self._limit) is Answer.MEETS):
+        if not entrants:
+            return None
+        drop = drop_of(read(self._store.path), new)
+        if drop is not None and drop.judge(self._limit) is Answer.MEETS:
             return entrants
-        reason = "not certified by the validation samples, and so not timed"
+        more = drop.more_samples(self._limit) if drop is not None else None
+        told = f"; about {more:,} more would" if more else ""
+        reason = f"not certified by the validation samples, and so not timed{told}"
         self._store.append(
             DropRecord(at=datetime.now(UTC), candidate=new.id, round=-1, reason=reason)
         )
         return []
+
+
+def drop_of(results: Results, candidate: Candidate) -> Drop | None:
+    """How much worse a candidate is than the reference, by the records so far."""
+    summary = analyse(results, under_way=True).summary(candidate.id)
+    return summary.drop if summary else None
 
 
 def recipe_name(failed: variants.Recipe, step: Tried) -> str:

@@ -35,7 +35,9 @@ class Quality:
 
     @property
     def noise(self) -> float:
-        """Of the outputs, in dB over their signal; smaller is better."""
+        """Of the outputs, in dB over their signal; smaller is better, broken ones are the worst."""
+        if math.isinf(self.drop):
+            return math.inf
         return -math.inf if self.sqnr_db is None else -self.sqnr_db
 
     @property
@@ -89,7 +91,8 @@ def climb(
     saw is the caller's to keep.
     """
     bad, good = 0, None
-    for rung in doubling(len(order)):
+    last = len(order) - 1
+    for rung in dict.fromkeys((*doubling(len(order)), *((last,) if last > 0 else ()))):
         if enough(evaluate(first(order, rung)), limit, failed, samples):
             good = rung
             break

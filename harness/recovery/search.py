@@ -64,7 +64,7 @@ def search(job: jobs.SearchJob, metric: metrics.Metric) -> jobs.Searched:
     tried = found.tried
     known = [(len(each.layers), quality_of(each)) for each in tried]
     failed = known[0][1] if known else None
-    samples = len(found.bench.feeds)
+    samples = found.bench.samples
     return jobs.Searched(
         samples=samples,
         metric=found.bench.metric.name,
@@ -105,7 +105,7 @@ class _Search:
             order = self._order()
             whole = list(self.tried)
             failed, limit = quality_of(self.tried[0]), self._job.limit
-            samples = len(self.bench.feeds)
+            samples = self.bench.samples
             if ladder.enough(quality_of(best), limit, failed, samples):
                 self._widen(())
                 return None
@@ -163,7 +163,7 @@ class _Search:
         helpful = sorted(noise, key=lambda group: (noise[group], len(group)))
         for rung in ladder.doubling(len(helpful)):
             wider = (*layers, *ladder.first(helpful, rung))
-            if wider != self.tried[-1].layers:
+            if wider != self.tried[-1].layers and len(wider) < len(self._layers()):
                 self._left_out(wider)
 
     def _without(
@@ -219,7 +219,7 @@ class _Search:
             return None
         quality, _ = bench.quality(self._quantized(self._params, group))
         self.sensitivity.append(LayerNoise(tuple(group), quality.sqnr_db))
-        return quality.sqnr_db
+        return -math.inf if math.isinf(quality.drop) else quality.sqnr_db
 
     def _layers(self) -> dict[str, str]:
         """The layers that the recipe quantizes, with their types, in the graph's order."""
@@ -306,8 +306,19 @@ class _Bench:
         bench = cls(
             metric, feeds, outputs, truth if labelled else None, fed, layout.batched, job.threads
         )
-        rows = [bench._rows(place, each) for place, each in enumerate(outputs)]
-        return replace(bench, value=_value(metric, rows))
+        if math.isnan(bench.own_value()):  # AUC without positives, say: then by closeness to fp32
+            bench = replace(bench, metric=metrics.get("cosine"), truth=None)
+        return replace(bench, value=bench.own_value())
+
+    def own_value(self) -> float:
+        """The metric of fp32's own outputs; NaN where these samples have none."""
+        rows = [self._rows(place, each) for place, each in enumerate(self.outputs)]
+        return _value(self.metric, rows)
+
+    @property
+    def samples(self) -> int:
+        """How many there are: a feed of a fixed batch holds several."""
+        return sum(real for _, real in self.fed)
 
     def fewer(self, samples: int) -> _Bench:
         """The first feeds alone."""

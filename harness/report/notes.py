@@ -222,6 +222,19 @@ def _info(report: Report) -> Iterator[Note]:
         yield Note("info", "Data", fmt.clean(each))
     if not report.metric.labelled:
         yield Note("info", "Metric", f"there were no labels: {AGREEMENT}")
+    early = [
+        f"{report.name(s)} after {s.drop.samples:,}"
+        for each in report.table
+        if (s := each.summary).drop is not None
+        and 0 < s.drop.samples < report.run.data.validation_samples
+    ]
+    if early:
+        text = "decided before all samples were seen, so that this is the accuracy of the first"
+        yield Note("info", "Early", f"{text}: {', '.join(early)}")
+    for record in report.results.accuracies:
+        for each in record.notes:
+            level: Literal["fair", "info"] = "fair" if "DIFFERS" in each else "info"
+            yield Note(level, "Reference", f"the fp32 reference {fmt.clean(each)}")
     failed = [
         report.name(each.summary)
         for each in report.recommendation.placed("refused")

@@ -21,8 +21,9 @@ LINEAR = 2.0
 
 
 def shown(report: Report) -> list[RecoveryRecord]:
-    """The searches whose steps have a time."""
-    return [each for each in report.results.recoveries if len(_points(each)) > 1]
+    """The searches by the report's own metric whose steps have a time."""
+    own = [e for e in report.results.recoveries if e.metric == report.metric.name]
+    return [each for each in own if len(_points(each)) > 1]
 
 
 def recovery(report: Report) -> Figure:

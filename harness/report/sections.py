@@ -118,7 +118,7 @@ def _recoveries(report: Report) -> Iterator[Section]:
             title,
             _found(report, record),
             ("Tried on calibration samples", "Change", "SQNR", "Rough latency"),
-            tuple(_step(report, each) for each in record.steps),
+            tuple(_step(report, record, each) for each in record.steps),
             tuple(_remarks(report, record)),
         )
 
@@ -128,6 +128,8 @@ def _found(report: Report, record: RecoveryRecord) -> str:
     if not record.proposals:
         return "Nothing that was tried keeps the accuracy on the calibration samples."
     best = _best(report, record)
+    if best is None and any(_certified(report, record)):
+        return "What was found is certified by the validation samples, and wasn't timed."
     if best is None:
         return "What kept the accuracy on calibration samples wasn't certified by the others."
     summary, _ = best
@@ -162,15 +164,19 @@ def _certified(report: Report, record: RecoveryRecord) -> Iterator[tuple[Summary
             yield summary, step
 
 
-def _step(report: Report, step: Tried) -> tuple[str, ...]:
-    change = "can't be scored" if step.drop is None else _signed(report, -step.drop)
+def _step(report: Report, record: RecoveryRecord, step: Tried) -> tuple[str, ...]:
+    change = "can't be scored" if step.drop is None else _signed(report, record, -step.drop)
     sqnr = fmt.NONE if step.sqnr_db is None else f"{step.sqnr_db:.1f} dB"
     return fmt.clean(step.what), change, sqnr, fmt.duration(step.time_ns)
 
 
-def _signed(report: Report, change: float) -> str:
+def _signed(report: Report, record: RecoveryRecord, change: float) -> str:
+    """Of the metric that the search went by, which needs no labels where there are none."""
     if abs(change) < 1e-12:  # noqa: PLR2004 - no change at all
         return "none"
+    own = record.metric == report.metric.name
+    if not own:
+        return f"{change:+.2g} {fmt.clean(short(record.metric))}"
     value = change if report.metric.higher_is_better else -change
     return f"{'+' if value > 0 else '-'}{drop_value(report, abs(value))}"
 
@@ -242,6 +248,8 @@ def _lotteries(report: Report) -> Iterator[Section]:
 def _spread(report: Report, lottery: Lottery | None) -> str:
     if lottery is None:
         return fmt.NONE
+    if not lottery.draws:
+        return f"all {lottery.failed} failed"
     share = report.metric.share
     text = f"{fmt.score(lottery.lowest, share=share)} to {fmt.score(lottery.highest, share=share)}"
     return f"{text}, {lottery.failed} failed" if lottery.failed else text
