@@ -1,18 +1,22 @@
 # Everything from a clean machine with Python >= 3.11 and make:
 #   make demo    set up .venv, run the main job on this host
 #   make test    set up .venv, run the tests
+#   make test-all    the same, and those that take minutes each
 
 PYTHON ?= $(firstword $(foreach each,python3.13 python3.12 python3.11 python3,$(if $(shell $(each) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo yes),$(each))))
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test lint format clean bench validate
+.PHONY: demo test test-all lint format clean bench validate
 
 demo: $(STAMP)
 	$(BIN)/enginepick demo
 
 test: $(STAMP)
+	$(BIN)/python -m pytest -m "not exhaustive"
+
+test-all: $(STAMP)
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
@@ -39,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python >= 3.11 with venv is needed (Debian: apt install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,detection]' --group dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,detection,tensorrt-rtx]' --group dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps rapidocr==3.10.0
 	@touch $(STAMP)
 

@@ -33,7 +33,7 @@ from harness.stats import Interval, geometric_interval
 from harness.store import Results
 from harness.sustained import Sustained, last_stretch, sustained
 from harness.tails import Tail, tail
-from harness.types import Candidate, Executed, Scenario, Status
+from harness.types import Candidate, EngineKey, Executed, Scenario, Status
 
 Array = np.ndarray[Any, Any]
 
@@ -387,9 +387,9 @@ def _dropped(drop: DropRecord, finished: set[int]) -> str:
     return f"{drop.reason} ({when})"
 
 
-def engine_key(build: BuildRecord) -> tuple[str, str, str, str]:
+def engine_key(build: BuildRecord) -> EngineKey:
     """As :attr:`harness.types.Candidate.engine_key`."""
-    return (build.backend, build.precision, build.recipe, build.device)
+    return (build.backend, build.precision, build.recipe, build.device, build.options)
 
 
 def _reason(fault: Outcome | None) -> str | None:

@@ -17,7 +17,17 @@ from typing import Any, Optional, Protocol, runtime_checkable
 
 import numpy as np
 
-from harness.types import Device, Engine, Executed, Precision, Probe, Settings, TensorSpec
+from harness.types import (
+    Device,
+    Engine,
+    Executed,
+    Phases,
+    Precision,
+    Probe,
+    Settings,
+    ShapeRange,
+    TensorSpec,
+)
 
 API_VERSION = 1
 
@@ -52,8 +62,13 @@ class Capabilities:
 
     formats: model files that it builds from (``onnx``, ``tflite``). install: the command that
     makes it usable. settings: the names of :class:`Settings` that it honours. modules: what the
-    runtime consists of; memory is counted from the moment when these are imported. simulated:
-    its outputs aren't the model's, so that they are compared with its own fp32 alone.
+    runtime consists of; memory is counted from the moment when these are imported (``a|b``: the
+    first of these that is there). simulated: its outputs aren't the model's, so that they are
+    compared with its own fp32 alone. build_options: the options that ``build`` gets, not ``open``;
+    engines are made for each of their values. engine_formats: files (by suffix) of engines that a
+    user may bring along: ``build`` gets them with the precision ``as-is``. ranges: whether engines
+    are made for ranges of shapes, so that ``build`` gets profiles. ahead: whether ``build`` makes
+    engines for a GPU that isn't here, by its compute capability.
     """
 
     formats: tuple[str, ...]
@@ -62,6 +77,10 @@ class Capabilities:
     settings: tuple[str, ...] = ("threads",)
     modules: tuple[str, ...] = ()
     simulated: bool = False
+    build_options: tuple[str, ...] = ()
+    engine_formats: tuple[str, ...] = ()
+    ranges: bool = False
+    ahead: bool = False
 
 
 class Calibration(Protocol):
@@ -82,6 +101,10 @@ class BuildRequest:
     quantization, by the names of ``[quantization]`` in ``sweep.toml`` (truths are ``yes`` and
     ``no``, ``include`` is joined by commas, ``exclude`` is a JSON list), and ``saturates``: whether
     int8 products were seen to saturate on the device. What a backend can't do, it refuses.
+    options: those of ``Capabilities.build_options`` that were chosen. profiles: the shapes that
+    sessions will bind, one profile per batch size, each with a range for every input; empty where
+    they are unknown. compute_capability: of the GPU to build for (``8.9``); None: ``device``, here.
+    With precision ``as-is``, ``model`` is the user's engine, to be copied with all its files.
     """
 
     model: str
@@ -90,6 +113,9 @@ class BuildRequest:
     device: str
     calibration: Optional[Calibration] = None
     parameters: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    profiles: tuple[tuple[ShapeRange, ...], ...] = ()
+    compute_capability: Optional[str] = None
 
 
 class Session(Protocol):
@@ -141,6 +167,25 @@ class Queue(Protocol):
         ...
 
 
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """Optional, for a session on a device that has memory and a clock of its own."""
+
+    def run_timed(self) -> Phases:
+        """One inference on what is bound, from host memory to host memory, in its parts."""
+        ...
+
+
+@runtime_checkable
+class DeviceMemory(Protocol):
+    """Optional, for a session that knows how much memory of the device it takes."""
+
+    @property
+    def device_bytes(self) -> Optional[int]:
+        """Weights, activations, inputs and outputs there, as the runtime says."""
+        ...
+
+
 class Backend(Protocol):
     """A runtime."""
 
@@ -176,14 +221,18 @@ __all__ = [
     "Calibration",
     "Capabilities",
     "Device",
+    "DeviceMemory",
+    "DeviceTimed",
     "Engine",
     "Executed",
     "Feed",
     "Offer",
+    "Phases",
     "Precision",
     "Probe",
     "Queue",
     "Session",
     "Settings",
+    "ShapeRange",
     "TensorSpec",
 ]

@@ -89,6 +89,7 @@ class Builder:
             recipe=candidate.recipe,
             device=candidate.device,
             recipe_parameters=recipe.params,
+            options=candidate.settings.build,
             parent_sha256=self._setup.model_sha256,
             engine_key=key_of(self._parts(candidate, recipe)),
             versions=self._setup.probes[candidate.backend].versions,
@@ -150,6 +151,7 @@ class Builder:
             "recipe": (recipe.name, recipe.params),
             "device": (candidate.device, device.name if device else None),
             "isa": sorted(setup.isa),
+            "options": candidate.settings.build,
             "calibration": _key(self._calibration(candidate, recipe)),
         }
 
@@ -229,6 +231,7 @@ class Builder:
             calibration=calibration,
             workdir=str(own),
             parameters=record.recipe_parameters,
+            options=record.options,
         )
         answer = setup.ask_once(candidate.backend, job, jobs.Built, Stage.BUILD)
         if isinstance(answer, jobs.Refused):

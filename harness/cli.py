@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from harness.errors import EnginePickError, InputError, Problem
-from harness.types import Precision
+from harness.types import ASKED
 
 if TYPE_CHECKING:
     from harness.comparison import Comparison
@@ -149,9 +149,7 @@ def sweep(
     backend: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Only this one; repeatable: " + ", ".join(str(each) for each in Precision)
-        ),
+        typer.Option(help="Only this one; repeatable: " + ", ".join(str(each) for each in ASKED)),
     ] = None,
     budget: Annotated[str | None, typer.Option(help='Longest time, such as "5m".')] = None,
     rounds: Annotated[

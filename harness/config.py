@@ -59,7 +59,7 @@ from harness.errors import InputError, Problem
 from harness.host import Host
 from harness.images import CHANNELS, DTYPES, INTERPOLATIONS, LAYOUTS, Preprocessing
 from harness.metrics import anchored
-from harness.types import Precision
+from harness.types import ASKED, Precision
 from harness.variants import Wishes
 
 __all__ = [
@@ -101,7 +101,7 @@ _Device = Annotated[
         r"[a-z][a-z0-9_]*(:[a-z0-9_.,:()-]+)?",
     ),
 ]
-_Precision = Annotated[Precision, choice(*(str(one) for one in Precision), make=Precision)]
+_Precision = Annotated[Precision, choice(*(str(one) for one in ASKED), make=Precision)]
 _Calibration = Annotated[str, choice("minmax", "entropy", "percentile")]
 _Operator = Annotated[str, text_like("an operator type, such as Conv", r"[A-Za-z_][A-Za-z0-9_]*")]
 _Latency = Annotated[int, Reader(LATENCY, parse_latency, lambda value: f"{value}ns")]

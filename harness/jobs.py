@@ -20,6 +20,7 @@ from harness.types import (
     LayerNoise,
     Precision,
     Settings,
+    ShapeRange,
     Stage,
     Status,
     TensorSpec,
@@ -148,6 +149,9 @@ class BuildJob:
     calibration: Optional[Samples]
     workdir: str
     parameters: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    profiles: tuple[tuple[ShapeRange, ...], ...] = ()
+    compute_capability: Optional[str] = None
 
 
 @dataclass(frozen=True)

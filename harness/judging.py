@@ -29,10 +29,10 @@ from harness.record import AccuracyRecord, Agreement, from_json, to_json
 from harness.runner import Entrant, open_job, silently_replaced
 from harness.setup import Setup, ask_parent_side
 from harness.store import Store
-from harness.types import Candidate, Engine, Stage, Status
+from harness.types import Candidate, Engine, EngineKey, Stage, Status
 
 Array = np.ndarray[Any, Any]
-Engines = Mapping[tuple[str, str, str, str], tuple[Engine, str]]
+Engines = Mapping[EngineKey, tuple[Engine, str]]
 """By the candidates' engine key: the engine and its address in the cache."""
 
 CODE = ("datasets", "measure", "metrics", "record", "reference", "stateful")

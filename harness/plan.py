@@ -7,7 +7,7 @@ its reason, so that nothing is ever silently absent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from harness.backend import Capabilities, Offer
@@ -120,16 +120,17 @@ def settings_for(known: Known, wishes: Wishes) -> Iterator[Settings]:
     options = wishes.options.get(known.name, {})
     for chosen in product(*options.values()):
         pairs = tuple(zip(options, chosen, strict=True))
+        build = tuple(pair for pair in pairs if pair[0] in known.capabilities.build_options)
+        pairs = tuple(pair for pair in pairs if pair not in build)
         if wishes.scenario is Scenario.LATENCY:
             for threads in wishes.threads or (wishes.cores,):
-                yield Settings(Scenario.LATENCY, threads=threads, options=pairs)
+                yield Settings(Scenario.LATENCY, threads=threads, options=pairs, build=build)
         else:
-            yield from _throughput_settings(known, wishes, pairs)
+            for settings in _throughput_settings(known, wishes):
+                yield replace(settings, options=pairs, build=build)
 
 
-def _throughput_settings(
-    known: Known, wishes: Wishes, options: tuple[tuple[str, str], ...]
-) -> Iterator[Settings]:
+def _throughput_settings(known: Known, wishes: Wishes) -> Iterator[Settings]:
     """Streams x processes x batch; all the host's cores are shared out among them.
 
     A backend with streams of its own gets a process's cores in one session; for the others each
@@ -149,9 +150,7 @@ def _throughput_settings(
         for threads, in_flight in product(
             wishes.threads or (max(1, share),), wishes.in_flight or (streams,)
         ):
-            settings = Settings(
-                Scenario.THROUGHPUT, threads, streams, processes, batch, in_flight, options
-            )
+            settings = Settings(Scenario.THROUGHPUT, threads, streams, processes, batch, in_flight)
             if settings not in seen:
                 seen.add(settings)
                 yield settings

@@ -155,7 +155,7 @@ class RunRecord(_Frozen):
 class BuildRecord(Outcome):
     """One engine made, found in the cache, or refused.
 
-    recipe: its name and resolved parameters. engine_sha256: the cache's key.
+    recipe: its name and resolved parameters. options: of the build. engine_key: the cache's.
     """
 
     kind: Literal["build"] = "build"
@@ -166,6 +166,7 @@ class BuildRecord(Outcome):
     recipe: str
     device: str
     recipe_parameters: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
     parent_sha256: str
     engine_key: str
     cached: bool = False

@@ -31,13 +31,10 @@ from harness.rounds import Rounds
 from harness.runner import Entrant
 from harness.stats import Answer
 from harness.store import Results, Store, read
-from harness.types import Candidate, Engine
+from harness.types import Candidate, Engine, EngineKey
 
 FLOOR_BYTES = 200 * 2**20
 """What a worker with a runtime and next to no model takes, at most."""
-
-EngineKey = tuple[str, str, str, str]
-"""As :attr:`harness.types.Candidate.engine_key`."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Optional, Union
 
+EngineKey = tuple[str, str, str, str, tuple[tuple[str, str], ...]]
+"""Backend, precision, recipe, device and the options of the build."""
+
 FLOOR = "call-floor"
 """The recipe of no candidate: the user's inputs and outputs without the work between them."""
 
@@ -25,17 +28,25 @@ class Precision(_Text):
     """What is asked of a build. Whether it really ran is what :class:`Executed` says."""
 
     FP32 = "fp32"
+    TF32 = "tf32"
     FP16 = "fp16"
     BF16 = "bf16"
+    FP8 = "fp8"
     INT8 = "int8"
     INT8_DYNAMIC = "int8-dynamic"
     INT8_WEIGHTS = "int8-weights"
     INT4_WEIGHTS = "int4-weights"
+    AS_IS = "as-is"
+    """Whatever an engine holds that the user made: nothing is asked of it."""
 
     @property
     def runs_as(self) -> str:
         """What :class:`Executed` calls it: int8 products are int8, statically scaled or not."""
         return "int8" if self is Precision.INT8_DYNAMIC else self.value
+
+
+ASKED = tuple(each for each in Precision if each is not Precision.AS_IS)
+"""What a user can ask for."""
 
 
 class Status(_Text):
@@ -112,7 +123,8 @@ class Settings:
     threads: intra-op CPU threads of one session. streams: sessions, or the runtime's own streams,
     side by side in one process. processes: worker processes side by side. batch: samples per
     inference. in_flight: inferences in flight in one process (1 for latency).
-    options: further options of the backend, (name, value) in order.
+    options: further options of the backend, (name, value) in order. build: the same, of those that
+    the engine is built with.
     """
 
     scenario: Scenario = Scenario.LATENCY
@@ -122,6 +134,7 @@ class Settings:
     batch: int = 1
     in_flight: int = 1
     options: tuple[tuple[str, str], ...] = ()
+    build: tuple[tuple[str, str], ...] = ()
 
     def label(self) -> str:
         """The settings that differ from the plain ones, as ``threads=2,batch=8``."""
@@ -130,8 +143,33 @@ class Settings:
         for name in ("streams", "processes", "batch", "in_flight"):
             value = getattr(self, name)
             parts += [f"{name.replace('_', '-')}={value}"] if value != 1 else []
-        parts += [f"{name}={value}" for name, value in self.options]
+        parts += [f"{name}={value}" for name, value in (*self.build, *self.options)]
         return ",".join(parts)
+
+
+@dataclass(frozen=True)
+class ShapeRange:
+    """The shapes of one input that an engine is built for. opt: the one it is tuned for."""
+
+    name: str
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Phases:
+    """One inference on a device with memory of its own, by the device's own events.
+
+    h2d_ns, d2h_ns: copying inputs there and outputs back. compute_ns: between the two. enqueue_ns:
+    the host's time to hand the work over, by its own clock; it overlaps the others. These are
+    trtexec's definitions.
+    """
+
+    h2d_ns: int
+    compute_ns: int
+    d2h_ns: int
+    enqueue_ns: int
 
 
 @dataclass(frozen=True)
@@ -167,14 +205,15 @@ class Candidate:
         return name if plain else f"{name} ({self.recipe})"
 
     @property
-    def engine_key(self) -> tuple[str, str, str, str]:
-        """What the candidate's engine depends on; settings are applied when it is opened."""
-        return (self.backend, str(self.precision), self.recipe, self.device)
+    def engine_key(self) -> EngineKey:
+        """What the candidate's engine depends on; other settings are applied when it is opened."""
+        precision = str(self.precision)
+        return (self.backend, precision, self.recipe, self.device, self.settings.build)
 
     @property
-    def accuracy_key(self) -> tuple[str, str, str, str, int, tuple[tuple[str, str], ...]]:
+    def accuracy_key(self) -> tuple[EngineKey, int, tuple[tuple[str, str], ...]]:
         """Candidates that share it share one accuracy pass: options may change the arithmetic."""
-        return (*self.engine_key, self.settings.batch, self.settings.options)
+        return (self.engine_key, self.settings.batch, self.settings.options)
 
 
 @dataclass(frozen=True)

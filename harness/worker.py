@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import ctypes
 import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -152,6 +153,9 @@ class Worker:
             device=job.device,
             calibration=calibration(job.calibration, job.inputs),
             parameters=job.parameters,
+            options=job.options,
+            profiles=job.profiles,
+            compute_capability=job.compute_capability,
         )
         start = perf_counter_ns()
         with scratch():
@@ -161,8 +165,8 @@ class Worker:
     def _open(self, job: jobs.OpenJob) -> jobs.Opened:
         backend = load(job.backend)
         feed = first_feed(job)
-        for module in backend.capabilities.modules:
-            importlib.import_module(module)
+        for modules in backend.capabilities.modules:
+            importlib.import_module(first_there(modules))
         process.reset_peak()
         import_only = process.peak_rss_bytes()
         start = perf_counter_ns()
@@ -301,10 +305,19 @@ def load(location: jobs.Location) -> Backend:
     return cast("Backend", getattr(module, location.attribute))
 
 
+def first_there(modules: str) -> str:
+    """The first importable of ``a|b``, or else the last, whose import says what is wrong."""
+    names = modules.split("|")
+    there = [name for name in names[:-1] if importlib.util.find_spec(name) is not None]
+    return there[0] if there else names[-1]
+
+
 def versions(backend: Backend) -> tuple[tuple[str, str], ...]:
     """Versions of the interpreter, numpy and the runtime's packages, from their metadata."""
     found = [("python", ".".join(str(part) for part in sys.version_info[:3]))]
-    for name in ("numpy", *backend.capabilities.modules):
+    modules = [name for each in backend.capabilities.modules for name in each.split("|")]
+    there = [name for name in modules if importlib.util.find_spec(name) is not None]
+    for name in ("numpy", *there):
         try:
             found.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:

@@ -34,7 +34,7 @@ from harness.config_keys import list_keys
 from harness.errors import InputError
 from harness.host import Cpu, Gpu, Host
 from harness.images import Preprocessing
-from harness.types import Precision
+from harness.types import ASKED, Precision
 from harness.variants import Wishes
 
 ROOT = Path(__file__).parent.parent
@@ -480,7 +480,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
     "odd name" = ""
     """
     threads = "a whole number from 1 to 4096"
-    precisions = "fp32, fp16, bf16, int8, int8-dynamic, int8-weights, int4-weights"
+    precisions = ", ".join(ASKED)
     device = "a device in lower case: cpu, gpu, gpu:0, npu, auto, or a runtime's own name"
     option = 'text in quotes, such as "3"'
     assert sweep_mistakes(tmp_path, text) == {
@@ -490,7 +490,7 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         "backends": 'found "onnxruntime"; expected a list, such as ["onnxruntime"]',
         "precisions[2]": f'found "fp61"; expected one of {precisions}: did you mean "fp16"?',
         "precisions[3]": f'found "FP16"; expected one of {precisions}: did you mean "fp16"?',
-        "precisions[4]": f"found 8; expected one of {precisions}",
+        "precisions[4]": f'found 8; expected one of {precisions}: did you mean "fp8"?',
         "objective": 'found "latancy"; expected one of latency, throughput, memory, size: '
         'did you mean "latency"?',
         "budget": 'found "300"; expected a duration with its unit, such as "5m", "90s" or '

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from harness import jobs, variants
-from harness.analysis import Summary, analyse
+from harness.analysis import Summary, analyse, engine_key
 from harness.backend import Offer
 from harness.build import Builder
 from harness.certificates import Drop
@@ -54,10 +54,7 @@ class Failure:
 def find_failures(results: Results, limit: float) -> list[Failure]:
     """The recipes of static int8 that aren't certified and come too near to the limit for it."""
     analysis = analyse(results, under_way=True)
-    parameters = {
-        (each.backend, each.precision, each.recipe, each.device): each.recipe_parameters
-        for each in results.builds
-    }
+    parameters = {engine_key(each): each.recipe_parameters for each in results.builds}
     done = {(each.recipe, each.backend) for each in results.recoveries}
     done_names = {each.candidate.recipe for each in results.added}
     groups: dict[tuple[variants.Recipe, str | None], list[Candidate]] = {}
