@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-all lint format clean bench validate
+.PHONY: demo test test-all test-exhaustive lint format clean bench validate
 
 demo: $(STAMP)
 	$(BIN)/enginepick demo
@@ -16,8 +16,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not exhaustive"
 
-test-all: $(STAMP)
-	$(BIN)/python -m pytest
+test-exhaustive: $(STAMP)
+	$(BIN)/python -m pytest -m exhaustive
+
+test-all: test-exhaustive test
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
