@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 _ERRORS = ("INTERNAL_ERROR", "ERROR")
 _LONGEST = 600
 
+AHEAD = "enginepick build MODEL --backend tensorrt --compute-capability 8.9"
+NO_DRIVER = (
+    "install the NVIDIA driver (nvidia-smi must list the GPU); engines for another machine can be "
+    f"built without one: {AHEAD}"
+)
+
 # What a host without a GPU logs besides the fault, at any moment.
 _NOISE = re.compile(
     r"cuda ?(error|failure)? ?:? ?35\b|error: 35\b|initializ\w+ CUDA|CUDA initialization",
@@ -28,8 +34,7 @@ _CLASSES: tuple[tuple[re.Pattern[str], type[BackendError], Optional[str]], ...] 
             re.IGNORECASE,
         ),
         OutOfMemoryError,
-        "free memory of the GPU, or give the build less: "
-        '[candidates.options.tensorrt] workspace = "512MB"',
+        'give the build less: [candidates.options.tensorrt] workspace = "512MB"',
     ),
     (
         re.compile(
@@ -47,8 +52,7 @@ _CLASSES: tuple[tuple[re.Pattern[str], type[BackendError], Optional[str]], ...] 
             re.IGNORECASE,
         ),
         UnavailableError,
-        "install the NVIDIA driver (nvidia-smi must list the GPU); engines for another machine "
-        "can be built without: enginepick build MODEL --backend tensorrt --compute-capability 8.9",
+        NO_DRIVER,
     ),
     (
         re.compile(
@@ -64,7 +68,8 @@ _CLASSES: tuple[tuple[re.Pattern[str], type[BackendError], Optional[str]], ...] 
             r"version tag|magic ?tag|plan file|serialization version|different device"
             r"|which is incompatible with the version|not compatible with this version"
             r"|different from the current device|incompatible device|but got compute capability"
-            r"|compute capability.*(match|incompatible)|deserializ",
+            r"|different GPU architecture|cannot run on this GPU|current device is not compatible"
+            r"|no kernel image|same version of TensorRT|deserializ",
             re.IGNORECASE,
         ),
         UnsupportedError,
