@@ -1,0 +1,158 @@
+"""The TensorRT adapter against the genuine bindings of each TensorRT, which need no GPU.
+
+Each release's bindings are dumped into a stub of names, and mypy checks the adapter against it:
+what an adapter touches is there, or is asked for first. See trt_api/accesses.py for the idioms.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trt_api import bindings, sources, stubs
+
+REPOSITORY = Path(__file__).parent.parent
+ADAPTER = REPOSITORY / "backends" / "trt"
+ANY = "<Any>"
+VERSIONS = (*bindings.RELEASES, "rtx")
+FAULTS = {"attr-defined", "union-attr", "call-arg", "call-overload", "override"}
+_ERROR = re.compile(r"^[^:]+\.py:(?P<line>\d+): error: (?P<text>.*) +\[(?P<code>[\w-]+)\]$")
+)
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What mypy found in a package: faults as "file:line: text", and all accesses."""
+
+    faults: list[str]
+    accesses: list[dict[str, Any]]
+
+    def pairs(self, *, has: bool) -> set[tuple[str, str]]:
+        """(class, attribute), once each."""
+        return {
+            (each["owner"], each["name"])
+            for each in self.accesses
+            if each["owner"] != ANY and each["name"] and each["has"] == has
+        }
+
+
+@pytest.fixture(scope="module")
+def environments(request, tmp_path_factory):
+    """The environment of each release's bindings; TensorRT-RTX's are installed."""
+    cache = Path(request.config.cache.mkdir("tensorrt"))
+    scratch = tmp_path_factory.mktemp("libraries")
+    try:
+        return {
+            name: bindings.environment(release, cache, scratch)
+            for name, release in bindings.RELEASES.items()
+        }
+    except bindings.NotHereError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def apis(environments):
+    """What each version's module holds."""
+    pytest.importorskip("tensorrt_rtx")
+    found = {name: bindings.api("tensorrt_bindings", env) for name, env in environments.items()}
+    return found | {"rtx": bindings.api("tensorrt_rtx")}
+
+
+@pytest.fixture(scope="module")
+def check(apis, tmp_path_factory):
+    """A function: the findings in a package, against one version."""
+    folders = {}
+    for version, api in apis.items():
+        folders[version] = tmp_path_factory.mktemp("stub")
+        (folders[version] / "tensorrt").mkdir()
+        (folders[version] / "tensorrt" / "__init__.pyi").write_text(stubs.stub(api))
+
+    def findings(package: Path, version: str) -> Findings:
+        root = tmp_path_factory.mktemp("copy")
+        files = sources.copied(package, root)
+        path = os.pathsep.join(map(str, (root, folders[version], REPOSITORY)))
+        script = str(bindings.HERE / "accesses.py")
+        answer = bindings.output([script, "backends.trt"], os.environ | {"MYPYPATH": path})
+        return _findings(json.loads(answer), files)
+
+    return findings
+
+
+@pytest.fixture(scope="module")
+def adapter(check):
+    """The findings in the adapter, by version."""
+    return {version: check(ADAPTER, version) for version in VERSIONS}
+
+
+def _findings(answer: dict[str, Any], files: dict[int, Path]) -> Findings:
+    def place(line: int) -> str:
+        return f"{files[line // sources.LINES].name}:{line % sources.LINES}"
+
+    faults = []
+    for match in filter(None, map(_ERROR.match, answer["errors"])):
+        text, line = match["text"], int(match["line"])
+        if line >= sources.LINES and _is_fault(match["code"], text):
+            faults.append(f"{place(line)}: {text}")
+    accesses = [
+        {**each, "place": place(each["line"])}
+        for each in answer["accesses"]
+        if each["line"] >= sources.LINES
+    ]
+    return Findings(faults, accesses)
+
+
+def _is_fault(code: str, text: str) -> bool:
+    """Whether an error is a misuse of the vendor's API: where None may come from isn't."""
+    if code in FAULTS:
+        return not text.startswith('Item "None"')
+    return "is read-only" in text or (code == "name-defined" and '"trt.' in text)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_attribute_that_the_adapter_touches_exists_or_is_guarded(adapter, version):
+    found = adapter[version]
+    missing, faults = len(found.pairs(has=False)), len(found.faults)
+    used = len(found.pairs(has=True)) + missing
+    logging.getLogger(__name__).info(
+        "%s: %d attributes used, %d missing but guarded, %d missing unguarded",
+        *(version, used, missing - faults, faults),
+    )
+    assert found.faults == []
+
+
+def test_what_is_asked_for_by_name_exists_in_some_version(adapter):
+    asked, existing = {}, set()
+    for found in adapter.values():
+        existing |= found.pairs(has=True)
+        for each in found.accesses:
+            if each["how"] != "name" and each["owner"] != ANY:
+                asked[each["owner"], each["name"]] = each["place"]
+    assert {place: pair for pair, place in asked.items() if pair not in existing} == {}
+
+
+def test_few_vendor_objects_hide_from_the_check(adapter, apis):
+    owners: dict[tuple[str, str], set[str]] = {}
+    for found in adapter.values():
+        for each in found.accesses:
+            if each["name"] in _names(apis):
+                owners.setdefault((each["place"], each["name"]), set()).add(each["owner"])
+    hidden = [access for access, seen in owners.items() if seen == {ANY}]
+    assert len(hidden) <= 0.05 * len(owners), f"of {len(owners)} accesses: {hidden}"
+
+
+def _names(apis: dict[str, Any]) -> set[str]:
+    """All names of members that are TensorRT's and few others'."""
+    names = set()
+    for api in apis.values():
+        names |= api["classes"].keys() | api["functions"].keys()
+        for described in api["classes"].values():
+            names |= described["members"].keys()
+    return {name for name in names if "_" in name.strip("_") or name[0].isupper()}
