@@ -41,7 +41,7 @@ _ARGUMENTS = [
 def accesses(types: dict[Expression, Type]) -> Iterator[dict[str, Any]]:
     """Every attribute of a vendor object or of an Any: by name, or by hasattr and getattr.
 
-    line, column: of the expression. how: "name", "hasattr" or "getattr". owner: the class. name:
+    line: of the expression. how: "name", "hasattr" or "getattr". owner: the class. name:
     None where it is computed. has: whether this version's class has it.
     """
     for node in types:
@@ -71,9 +71,8 @@ def _owners(
             yield MODULE, name in expression.node.names
         return
     kind = get_proper_type(types.get(expression))
-    items = (
-        [get_proper_type(item) for item in kind.items] if isinstance(kind, UnionType) else [kind]
-    )
+    union = kind.items if isinstance(kind, UnionType) else [kind]
+    items = [get_proper_type(item) for item in union]
     classes = [info for item in items if (info := _class_of(item))]
     for info in classes:
         if info.module_name == VENDOR:

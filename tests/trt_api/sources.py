@@ -19,14 +19,13 @@ def copied(package: Path, root: Path) -> dict[int, Path]:
     """Copy ``package`` to ``root/backends/NAME``; its files by the number of their ten thousand."""
     target = root / "backends" / package.name
     files = sorted(package.rglob("*.py"))
-    for file in files:
+    for number, file in enumerate(files, 1):
         place = target / file.relative_to(package)
         place.parent.mkdir(parents=True, exist_ok=True)
-        number = files.index(file) + 1
         text = with_module(file.read_text(encoding="utf-8"))
         place.write_text("\n" * (number * LINES) + text, encoding="utf-8")
     (root / "backends" / "__init__.py").touch()
-    return {number: file for number, file in enumerate(files, 1)}
+    return dict(enumerate(files, 1))
 
 
 def with_module(text: str) -> str:

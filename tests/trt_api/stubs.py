@@ -44,10 +44,8 @@ def _class(api: dict[str, Any], known: dict[str, str], path: str) -> list[str]:
 
 def _member(known: dict[str, str], name: str, member: dict[str, Any]) -> list[str]:
     kind = member["kind"]
-    if name == "__members__":
-        return ["__members__: ClassVar[dict[Any, Any]]"]
-    if kind == "value":
-        return [f"{name}: ClassVar[{_result(known, member['type'])}]"]
+    if kind == "value" or name == "__members__":
+        return [f"{name}: ClassVar[{_result(known, member.get('type', ''))}]"]
     if kind == "property":
         result = _result(known, member["signatures"][0].rpartition("->")[2])
         if member["written"]:
@@ -55,9 +53,8 @@ def _member(known: dict[str, str], name: str, member: dict[str, Any]) -> list[st
         return ["@property", f"def {name}(self) -> {result}: ..."]
     if name == "__init__" and not member["signatures"]:  # made by the library's own functions
         return ["def __init__(self, no_constructor: Never) -> None: ..."]
-    if kind == "static":
-        return _function(known, name, member["signatures"], ["@staticmethod"])
-    return _function(known, name, member["signatures"], [])
+    decorators = ["@staticmethod"] if kind == "static" else []
+    return _function(known, name, member["signatures"], decorators)
 
 
 def _function(
