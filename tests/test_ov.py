@@ -20,7 +20,12 @@ from backends.ov import executed as ov_executed
 from backends.ov import runtime as ov_runtime
 from harness import variants
 from harness.backend import BuildRequest, Offer, Queue, Session
-from harness.errors import OutOfMemoryError, UnavailableError, UnsupportedError
+from harness.errors import (
+    BackendError,
+    OutOfMemoryError,
+    UnavailableError,
+    UnsupportedError,
+)
 from harness.testing import BackendContract, MemoryCalibration
 from harness.testing_models import (
     conv_model,
@@ -207,6 +212,111 @@ def test_an_ir_of_someone_elses_opens_as_it_is(mlp: tuple[str, Engine]) -> None:
     session = BACKEND.open(engine, "cpu", Settings())
     feed = random_feed(session.inputs, 2)
     assert cosine(infer(session, feed)["scores"], reference(source, feed)["scores"]) > 0.999
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """An IR as openvino itself makes it of a model that isn't ONNX: only its tensors have names."""
+    import openvino
+    from openvino import opset13 as ops
+
+    weights = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    features = ops.parameter([-1, 4], np.float32)
+    features.output(0).set_names({"features"})
+    scores = ops.relu(ops.matmul(features, ops.constant(weights), False, False))
+    scores.output(0).set_names({"scores"})
+    (tmp_path / "own").mkdir()
+    path = tmp_path / "own" / "net.v2.xml"
+    openvino.save_model(openvino.Model([scores], [features], "own"), str(path))
+    return path
+
+
+def as_is(path: Path, folder: Path) -> Engine:
+    folder.mkdir()
+    return BACKEND.build(BuildRequest(str(path), Precision.AS_IS, "as-is", "cpu"), str(folder))
+
+
+@pytest.mark.parametrize("shapes", ["auto", "yes"])
+def test_a_users_ir_computes_what_openvino_by_hand_does(
+    shapes: str, own: Path, tmp_path: Path
+) -> None:
+    import openvino
+
+    engine = as_is(own, tmp_path / "engine")
+    assert engine.files == ("net.v2.xml", "net.v2.bin")
+    for name in engine.files:
+        assert (tmp_path / "engine" / name).read_bytes() == own.with_name(name).read_bytes()
+    settings = Settings(options=(("static-shapes", shapes),))
+    session = BACKEND.open(engine, "cpu", settings)
+    assert (session.inputs, session.outputs) == (
+        (TensorSpec("features", "float32", (None, 4)),),
+        (TensorSpec("scores", "float32", (None, 3)),),
+    )
+    compiled = openvino.Core().compile_model(str(own), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    feed = random_feed(session.inputs, 2)
+    want = compiled(feed["features"])[0]
+    got = infer(session, feed)["scores"]
+    assert np.array_equal(got, want)
+    found = what_ran(session)
+    assert [share.name for share in found.devices] == ["cpu"]
+    assert sum(share.count for share in found.precisions) == 1
+    assert ("fixed shapes" in found.detail) == (shapes == "yes")
+    (tmp_path / "engine" / "deploy.py").write_text(BACKEND.deploy_code(engine, "cpu", settings))
+    np.save(tmp_path / "engine" / "x.npy", feed["features"])
+    run = (
+        "import deploy, numpy as np\n"
+        "got = deploy.infer(deploy.load(), {'features': np.load('x.npy')})\n"
+        "np.save('y.npy', got['scores'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", run],
+        cwd=tmp_path / "engine",
+        env={**os.environ, "PYTHONPATH": "", "CI": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(tmp_path / "engine" / "y.npy"), want)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "said"),
+    [
+        ('version="11"', 'version="99"', UnsupportedError, "IR of a version that it knows"),
+        ("<net", "hello", UnsupportedError, "doesn't recognise it as an IR"),
+        ('version="opset1"', 'version="opset99"', UnsupportedError, "opset99"),
+        ('type="ReLU"', 'type="Fancy"', UnsupportedError, "Fancy"),
+        ("</net>", "", BackendError, "incomplete"),
+    ],
+)
+def test_an_ir_of_another_release_or_none_is_told(
+    old: str,
+    new: str,
+    kind: type[Exception],
+    said: str,
+    own: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    text = own.read_text()
+    assert old in text
+    own.write_text(text.replace(old, new))
+    with pytest.raises(kind, match=said):
+        as_is(own, tmp_path / "engine")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_ir_without_its_weights_says_which_file_is_missing(own: Path, tmp_path: Path) -> None:
+    weights = own.with_suffix(".bin")
+    weights.write_bytes(b"12")
+    with pytest.raises(BackendError, match="Incorrect weights") as caught:
+        as_is(own, tmp_path / "a")
+    weights.unlink()
+    with pytest.raises(BackendError, match="bin file cannot be found") as caught:
+        as_is(own, tmp_path / "b")
+    assert caught.value.fix is not None
+    assert ".bin" in caught.value.fix
 
 
 def test_names_are_the_models_even_when_outputs_share_a_tensor(tmp_path: Path) -> None:

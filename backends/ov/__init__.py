@@ -59,7 +59,8 @@ class OpenVino:
 
     Engines are IR: ``model.xml``, ``model.bin`` and ``engine.json``, which says what precision to
     open them with: fp32, fp16 and bf16 are one model, told apart by a hint to the compiler. An
-    IR without ``engine.json`` is opened as it is, at the device's default precision.
+    IR without ``engine.json``, such as a user's own, is opened as it is, at the device's default
+    precision and for the shapes that it declares.
 
     Devices: ``cpu``, ``gpu:0``, ``npu``, and OpenVINO's own ``auto``, ``auto:gpu,cpu``,
     ``hetero:gpu,cpu``, ``multi:...``, ``batch:gpu``.
@@ -83,6 +84,7 @@ class OpenVino:
         offers=OFFERS,
         install=INSTALL,
         settings=("threads", "streams", "in_flight"),
+        engine_formats=("xml",),
     )
 
     def probe(self) -> Probe:
@@ -107,7 +109,9 @@ class OpenVino:
         return Probe(self.name, versions, devices)
 
     def build(self, request: BuildRequest, workdir: str) -> Engine:
-        """Make the IR; see :mod:`backends.ov.build`."""
+        """Make the IR, or copy the user's; see :mod:`backends.ov.build`."""
+        if request.precision is Precision.AS_IS:
+            return building.copy(load(), request, workdir)
         offered = {(offer.precision, offer.recipe) for offer in OFFERS}
         if (request.precision, request.recipe) not in offered:
             raise UnsupportedError(f"openvino makes no {request.precision} from {request.recipe!r}")
@@ -220,7 +224,9 @@ class Session:
 
 def name_of(port):
     """The name that the ONNX model has for an input or output."""
-    return port.get_node().get_friendly_name().rsplit("/sink_port_", 1)[0]
+    name = port.get_node().get_friendly_name().rsplit("/sink_port_", 1)[0]
+    names = port.get_names()
+    return name if not names or name in names else min(names)
 
 
 def load():

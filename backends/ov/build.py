@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -85,6 +86,19 @@ def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
     files = tuple(sorted(path.name for path in folder.iterdir()))
     size = sum((folder / name).stat().st_size for name in files)
     return Engine(str(folder / MODEL), files, size, tuple(notes))
+
+
+def copy(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
+    """The user's own IR with its weights, unchanged, once it was seen that it can be read."""
+    model = read(openvino.Core(), request.model)
+    specs(model.inputs)
+    specs(model.outputs)
+    source = Path(request.model)
+    found = [path for path in (source, source.with_suffix(".bin")) if path.is_file()]
+    for path in found:
+        shutil.copyfile(path, Path(workdir, path.name))
+    size = sum(Path(workdir, path.name).stat().st_size for path in found)
+    return Engine(str(Path(workdir, source.name)), tuple(path.name for path in found), size)
 
 
 def _packed(model: Any, precision: Precision) -> str:

@@ -199,6 +199,8 @@ def pinning(inputs: Sequence[TensorSpec], settings: Settings, *, safe: bool = Tr
     safe: whether ``auto`` may pin the batch.
     """
     mode = static_mode(settings)
+    if not inputs:  # unknown, of an IR that isn't ours
+        return Pinning(first=mode == "yes")
     open_axes = {
         axis for spec in inputs for axis, dim in enumerate(spec.shape) if not isinstance(dim, int)
     }

@@ -27,7 +27,9 @@ _UNSUPPORTED = (
     *("can't be parsed", "unable to read the model", "unsupported property", "wrong value"),
     *("not supported property", "could not read number", "not implemented", "is not supported"),
     *("unsupported operation", "unsupported element type", "does not support", "not_implemented"),
+    *("from unsupported opset", "doesn't contain the operation with type"),  # a newer release's IR
 )
+_BROKEN = ("empty weights data in bin file", "incorrect weights in bin file", "pugi::status_ok")
 
 
 @contextlib.contextmanager
@@ -66,20 +68,21 @@ def load() -> Any:
 
 
 def read(core: Any, path: str) -> Any:
-    """An ONNX file as an OpenVINO model.
+    """An ONNX file, or an IR (``.xml``), as an OpenVINO model.
 
     Raises:
-        UnsupportedError: it isn't ONNX, or has operators that OpenVINO lacks.
+        UnsupportedError: it is neither, or has operators that OpenVINO lacks.
+        BackendError: its weights aren't there, or it is damaged.
     """
     from openvino.frontend import FrontEndManager
 
     with classified():
-        # asked first, since for a file that isn't ONNX read_model tries every other front end,
-        # and these print their complaints
-        if path.endswith(".onnx") and not FrontEndManager().load_by_framework("onnx").supported(
-            path
-        ):
-            raise UnsupportedError(f"{path}: OpenVINO doesn't recognise it as an ONNX model")
+        # asked first, since for a file that isn't what its name says read_model tries every other
+        # front end, and these print their complaints
+        kind = {".onnx": "onnx", ".xml": "ir"}.get(path[path.rfind(".") :])
+        if kind and not FrontEndManager().load_by_framework(kind).supported(path):
+            what = {"onnx": "an ONNX model", "ir": "an IR of a version that it knows"}[kind]
+            raise UnsupportedError(f"{path}: OpenVINO doesn't recognise it as {what}")
         return core.read_model(path)
 
 
@@ -116,6 +119,9 @@ def classify(text: str) -> Optional[BackendError]:
         return UnavailableError(core_message(text))
     if any(sign in lower for sign in _UNSUPPORTED):
         return UnsupportedError(core_message(text))
+    if any(sign in lower for sign in _BROKEN):
+        fix = "put the whole .xml beside its .bin, both as they were written and of the same name"
+        return BackendError(f"the IR is incomplete: {core_message(text)}", fix)
     return None
 
 
@@ -144,8 +150,13 @@ def specs(ports: Sequence[Any]) -> tuple[TensorSpec, ...]:
 
 
 def port_name(port: Any) -> str:
-    """The ONNX name. A port may carry several; its node's is the one that the model declares."""
-    return str(port.get_node().get_friendly_name()).rsplit("/sink_port_", 1)[0]
+    """The ONNX name. A port may carry several; its node's is the one that the model declares.
+
+    Where a model came from elsewhere its nodes are ``Result_12``, and its tensors have the names.
+    """
+    name = str(port.get_node().get_friendly_name()).rsplit("/sink_port_", 1)[0]
+    names = port.get_names()
+    return name if not names or name in names else str(min(names))
 
 
 def _dim(dim: Any) -> Optional[int]:
