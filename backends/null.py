@@ -10,8 +10,8 @@ sample, and lower precisions are a little off. How it behaves, and misbehaves, i
      "by_precision": {"int8": {"latency_us": 20, "error": 0.3}}}
 
 and overridden by the options of :class:`~harness.types.Settings`, where it concerns a session. An
-ONNX model is only asked for its inputs and outputs. Python 3.9 and numpy; ``onnx`` to build from
-ONNX.
+ONNX model is only asked for its inputs and outputs. An engine takes the shapes that it was built
+for alone, and is built for any GPU. Python 3.9 and numpy; ``onnx`` to build from ONNX.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import inspect
 import json
 import os
 import random
+import shutil
 import signal
 import time
 import zlib
@@ -33,7 +34,17 @@ import numpy as np
 
 from harness.backend import API_VERSION, BuildRequest, Capabilities, Feed, Offer, Session
 from harness.errors import BackendError, OutOfMemoryError, UnavailableError, UnsupportedError
-from harness.types import Device, Engine, Executed, Precision, Probe, Settings, Share, TensorSpec
+from harness.types import (
+    Device,
+    Engine,
+    Executed,
+    Phases,
+    Precision,
+    Probe,
+    Settings,
+    Share,
+    TensorSpec,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -50,6 +61,7 @@ STAGES = ("", "build", "open", "run")
 ERRORS = {"fp32": 0.0, "fp16": 0.0005, "bf16": 0.004, "int8": 0.01, "int8-dynamic": 0.01}
 """How far a precision's outputs are from float32's, relative to their size."""
 WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1}
+ENGINE, WEIGHTS = "engine.nullengine", "engine.bin"
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,8 @@ class Behaviour:
     executed: the precision that is reported, ``none`` for a runtime that can't tell, empty for
     the precision that was asked; executed_device likewise. print: text that goes to file
     descriptor 1 at each stage, as noisy runtimes do. queue: offer an asynchronous queue.
+    device_clock: offer timing as by a device's events: latency_us of computation between copies
+    of h2d_us and d2h_us, handed over in enqueue_us. device_mb: of that device's memory, in MiB.
     """
 
     latency_us: float = 0.0
@@ -87,6 +101,11 @@ class Behaviour:
     executed_device: str = ""
     print: str = ""
     queue: bool = False
+    device_clock: bool = False
+    h2d_us: float = 0.0
+    d2h_us: float = 0.0
+    enqueue_us: float = 0.0
+    device_mb: int = 0
 
     def __post_init__(self) -> None:
         for name in ("fail_at", "crash_at", "hang_at"):
@@ -137,6 +156,10 @@ class Null:
         ),
         install="pip install enginepick",
         simulated=True,
+        build_options=("weights",),
+        engine_formats=("nullengine",),
+        ranges=True,
+        ahead=True,
     )
 
     def probe(self) -> Probe:
@@ -146,7 +169,9 @@ class Null:
         return Probe(self.name, (("numpy", np.__version__),), (device,))
 
     def build(self, request: BuildRequest, workdir: str) -> Engine:
-        """Write the specs and the behaviour down."""
+        """Write the specs and the behaviour down. The option ``weights``: so many are made up."""
+        if request.precision is Precision.AS_IS:
+            return _copied(Path(request.model), Path(workdir))
         model = _read_model(request.model)
         behaviour = Behaviour().but(model.get("behaviour", {}))
         behaviour = behaviour.but(model.get("by_precision", {}).get(str(request.precision), {}))
@@ -155,27 +180,30 @@ class Null:
         offer = offers.get((request.precision, request.recipe))
         if offer is None:
             raise UnsupportedError(f"null: no offer of {request.precision} by {request.recipe}")
-        notes = (f"calibrated on {_calibrate(request, model)} samples",) if offer.calibrated else ()
+        notes = [f"calibrated on {_calibrate(request, model)} samples"] if offer.calibrated else []
+        target = request.compute_capability
+        notes += [f"for GPUs of compute capability {target}"] if target else []
         content = {
             "precision": str(request.precision),
             "inputs": model["inputs"],
             "outputs": model["outputs"],
             "behaviour": dataclasses.asdict(behaviour),
+            "profiles": [[dataclasses.asdict(each) for each in p] for p in request.profiles],
         }
         folder = Path(workdir)
-        weights = bytes(1024 * WEIGHT_BYTES[str(request.precision)])
-        (folder / "engine.json").write_text(json.dumps(content), encoding="utf-8")
-        (folder / "weights.bin").write_bytes(weights)
-        files = ("engine.json", "weights.bin")
-        size = sum((folder / file).stat().st_size for file in files)
-        return Engine(str(folder / "engine.json"), files, size, notes)
+        count = _typed("weights", dict(request.options).get("weights", "1024"), int)
+        (folder / ENGINE).write_text(json.dumps(content), encoding="utf-8")
+        (folder / WEIGHTS).write_bytes(bytes(count * WEIGHT_BYTES[str(request.precision)]))
+        return _engine(folder, ENGINE, tuple(notes))
 
     def open(self, engine: Engine, device: str, settings: Settings) -> Session:
         """Read it back; ``settings.options`` override its behaviour."""
         content = _read_engine(engine, device, settings)
         Behaviour(**content["behaviour"]).act("open")
-        kind = QueueSession if content["behaviour"]["queue"] else NullSession
-        return kind(content)
+        behaviour = content["behaviour"]
+        if behaviour["device_clock"]:
+            return DeviceSession(content)
+        return QueueSession(content) if behaviour["queue"] else NullSession(content)
 
     def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
         """A script with the very functions that a session computes with."""
@@ -220,6 +248,7 @@ class NullSession:
                     f"null: {'missing' if name in specs else 'extra'} input {name}"
                 )
             _check_input(specs[name], feed[name])
+        _check_profiles(self._content.get("profiles", []), feed)
         self._feed = {name: np.array(value, order="C") for name, value in feed.items()}
         self._results = None
 
@@ -252,6 +281,22 @@ class NullSession:
         jitter = self._behaviour.jitter
         factor = np.exp(self._rng.gauss(0.0, jitter)) if jitter else 1.0
         return float(self._behaviour.latency_us * factor) / 1e6
+
+
+class DeviceSession(NullSession):
+    """A session that tells the parts of an inference, as if by the events of a device."""
+
+    def run_timed(self) -> Phases:
+        """Run, and say what the behaviour says."""
+        self.run()
+        told = self._behaviour
+        parts = (told.h2d_us, told.latency_us, told.d2h_us, told.enqueue_us)
+        return Phases(*(round(each * 1e3) for each in parts))
+
+    @property
+    def device_bytes(self) -> Optional[int]:
+        """What the behaviour says."""
+        return self._behaviour.device_mb * MEBIBYTE
 
 
 class QueueSession(NullSession):
@@ -435,6 +480,31 @@ def _read_engine(engine: Engine, device: str, settings: Settings) -> dict[str, A
     error_size = behaviour.error if behaviour.error >= 0 else own_error
     behaviour = dataclasses.replace(behaviour, error=error_size)
     return {**content, "behaviour": dataclasses.asdict(behaviour)}
+
+
+def _engine(folder: Path, main: str, notes: tuple[str, ...] = ()) -> Engine:
+    files = tuple(sorted(file.name for file in folder.iterdir()))
+    size = sum((folder / file).stat().st_size for file in files)
+    return Engine(str(folder / main), files, size, notes)
+
+
+def _copied(engine: Path, folder: Path) -> Engine:
+    """A user's engine, with its weights."""
+    for file in (engine, engine.with_suffix(Path(WEIGHTS).suffix)):
+        shutil.copy(file, folder)
+    return _engine(folder, engine.name)
+
+
+def _check_profiles(profiles: Sequence[Sequence[Mapping[str, Any]]], feed: Feed) -> None:
+    """Whether one of them takes these shapes; without any, all are taken."""
+    shapes = {name: list(value.shape) for name, value in feed.items()}
+
+    def takes(each: Mapping[str, Any]) -> bool:
+        sizes = zip(each["min"], shapes[each["name"]], each["max"])
+        return all(low <= size <= high for low, size, high in sizes)
+
+    if profiles and not any(all(map(takes, profile)) for profile in profiles):
+        raise UnsupportedError(f"null: no profile takes {shapes}", "[shapes] in sweep.toml")
 
 
 def _specs(described: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:

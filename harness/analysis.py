@@ -18,6 +18,15 @@ from harness.errors import StoreError
 from harness.evidence import Evidence, Look, final_looks, plan_looks
 from harness.gpu import POWER_CAP
 from harness.lottery import Lottery, lotteries
+from harness.ondevice import (
+    DeviceMemory,
+    DevicePhases,
+    Energy,
+    energy_of,
+    held_down,
+    memory_of,
+    phases_of,
+)
 from harness.record import (
     AccuracyRecord,
     Agreement,
@@ -51,6 +60,8 @@ class Summary:
     floor_ns: the same call without the work, where that was measured.
     preempted: the part of the iterations during which the scheduler took the CPU away. tail: of
     launches that had the host to themselves. lotteries: what other calibration samples gave.
+    phases, device_memory, energy: where it runs on a device that has its own clock, memory, counter
+    of energy. held_down: what held that device's clocks down in its launches.
     """
 
     candidate: Candidate
@@ -80,6 +91,10 @@ class Summary:
     notes: tuple[str, ...] = ()
     dropped: str | None = None
     lotteries: tuple[Lottery, ...] = ()
+    phases: DevicePhases | None = None
+    device_memory: DeviceMemory | None = None
+    energy: Energy | None = None
+    held_down: tuple[str, ...] = ()
 
     @property
     def throughput_per_s(self) -> float | None:
@@ -147,7 +162,7 @@ def analyse(results: Results, *, under_way: bool = False) -> Analysis:
 
 def _was_decided(results: Results) -> bool:
     """Whether the rounds had come to their end before the run was interrupted."""
-    after = [each.round for each in results.launches if each.phase in ("tail", "sustain")]
+    after = [each.round for each in results.launches if each.phase in ("tail", "energy", "sustain")]
     rounds = [each.round for each in results.rounds if each.phase == "rounds"]
     return bool(after) and max(rounds, default=-1) < max(after)
 
@@ -375,6 +390,10 @@ def _summarise(
         notes=build.notes if build else (),
         dropped=index.dropped.get(candidate.id),
         lotteries=index.lotteries.get(candidate.id, ()),
+        phases=phases_of(own),
+        device_memory=memory_of(own),
+        energy=energy_of([each for each in launches if each.ok]),
+        held_down=held_down(own),
     )
 
 

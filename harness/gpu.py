@@ -62,6 +62,18 @@ class GpuState:
     others: tuple[int, ...] = ()
 
 
+def cuda_ordinal(device: str, name: str) -> Optional[int]:
+    """The number that CUDA gives a device of ours in a process; None: it is no NVIDIA GPU.
+
+    device: its id. name: as its backend's probe calls it, by which others' GPUs are told.
+    """
+    kind, _, number = device.partition(":")
+    known = name.lower()
+    if kind != "gpu" or "intel" in known or "amd" in known:
+        return None
+    return int(number) if number.isdigit() else 0
+
+
 def read_gpus(ask: Ask | None = None) -> tuple[GpuState, ...]:
     """All GPUs now; none where there is no ``nvidia-smi``. Never raises.
 

@@ -13,6 +13,7 @@ from typing import Optional
 from harness.datasets import DataRef, draw, split, stages
 from harness.errors import Problem
 from harness.images import Preprocessing
+from harness.measure.energy import Metered
 from harness.stateful import Sequences, Wire
 from harness.types import (
     Engine,
@@ -91,7 +92,7 @@ class CheckJob:
     """Check the user's model and data. Answer: :class:`harness.checks.Checked`."""
 
     model: str
-    data: str
+    data: Optional[str]
     metric: Optional[str]
     calibration: Optional[str]
     spool: str
@@ -166,7 +167,8 @@ class Built:
 class OpenJob:
     """Open an engine and bind the fixed sample. Answer: :class:`Opened`.
 
-    inputs: what the data feed; with ``sequences``, these.
+    inputs: what the data feed; with ``sequences``, these. gpu: CUDA's number of the NVIDIA GPU that
+    ``device`` is; None: it is none.
     """
 
     backend: Location
@@ -176,16 +178,23 @@ class OpenJob:
     sample: Samples
     inputs: tuple[TensorSpec, ...]
     sequences: Optional[Sequences] = None
+    gpu: Optional[int] = None
 
 
 @dataclass(frozen=True)
 class Opened:
-    """open_ns: loading the engine; first_ns: the first inference, bind to fetch."""
+    """open_ns: loading the engine; first_ns: the first inference, bind to fetch.
+
+    device_timed: whether a :class:`PhasesJob` can be asked. counts_energy: whether a slice can be
+    metered.
+    """
 
     open_ns: int
     first_ns: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    device_timed: bool = False
+    counts_energy: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,11 +218,16 @@ class Warmed:
 
 @dataclass(frozen=True)
 class SliceJob:
-    """Measure for at least ``min_ns`` and ``min_iterations``. Answer: :class:`Sliced`."""
+    """Measure for at least ``min_ns`` and ``min_iterations``. Answer: :class:`Sliced`.
+
+    rest_s: before it, meter the device for so long with nothing running, and the slice too; None:
+    no metering.
+    """
 
     timed: str
     min_ns: int
     min_iterations: int
+    rest_s: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +235,8 @@ class Sliced:
     """Raw durations (``end-to-end``, ``run``) or gaps between completions (``throughput``).
 
     numbers: base64 of little-endian uint64 nanoseconds. started_ns: on the monotonic clock, which
-    processes of one host share.
+    processes of one host share. energy, rest: of the slice and of the rest before it, where these
+    were metered.
     """
 
     timed: str
@@ -231,6 +246,29 @@ class Sliced:
     run_delay_ns: Optional[int]
     involuntary_switches: Optional[int]
     cpu_ns: Optional[int]
+    energy: Optional[Metered] = None
+    rest: Optional[Metered] = None
+
+
+@dataclass(frozen=True)
+class PhasesJob:
+    """Time inferences by the device's own events. Answer: :class:`Phased`.
+
+    After ``warm_ns``: at least ``min_ns`` and ``min_iterations``, and no more than the maxima.
+    """
+
+    warm_ns: int = 200_000_000
+    min_ns: int = 100_000_000
+    min_iterations: int = 50
+    max_iterations: int = 1_000
+    max_ns: int = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Phased:
+    """numbers: H2D, compute, D2H and enqueue of each inference, base64 of [4, n] uint64 ns."""
+
+    numbers: str
 
 
 @dataclass(frozen=True)
@@ -246,7 +284,11 @@ class FinishJob:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a launch. output_error: as in :class:`harness.record.LaunchRecord`."""
+    """The end of a launch. output_error, held_down: as in :class:`harness.record.LaunchRecord`.
+
+    device_bytes: of the device's memory, as the runtime says; device_process_bytes: as its driver
+    says of this process.
+    """
 
     peak_rss_bytes: Optional[int]
     import_only_bytes: Optional[int]
@@ -255,6 +297,9 @@ class Finished:
     executed: Optional[Executed]
     deploy_code: Optional[str]
     versions: tuple[tuple[str, str], ...]
+    device_bytes: Optional[int] = None
+    device_process_bytes: Optional[int] = None
+    held_down: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,11 @@ for _shared in (
     setattr(_shared, "__pydantic_config__", ConfigDict(extra="forbid"))  # noqa: B010 - not theirs
 
 
-Phase = Literal["screen", "rounds", "tail", "sustain"]
+Phase = Literal["screen", "rounds", "tail", "energy", "sustain"]
 """What a round is for. Only those of ``rounds`` are evidence for the ranking.
 
-A screen's launches are short, and decide only who goes on. A tail's are alone on the host. A
+A screen's launches are short, and decide only who goes on. A tail's are alone on the host, and so
+are those whose energy is metered. A
 sustained stretch is one launch of each candidate, kept in parts, one round each.
 """
 
@@ -296,11 +297,17 @@ class Slice(_Frozen):
 
 
 class Memory(_Frozen):
-    """Peak resident set (VmHWM) of the worker, and of a worker that only imported the runtime."""
+    """Peak resident set (VmHWM) of the worker, and of a worker that only imported the runtime.
+
+    device_bytes: of a device's own memory, as the runtime says. device_process_bytes: all that the
+    process has there, its context too, as the driver says; a container may hide it.
+    """
 
     peak_rss_bytes: Optional[int]
     import_only_bytes: Optional[int]
     pss_bytes: Optional[int] = None
+    device_bytes: Optional[int] = None
+    device_process_bytes: Optional[int] = None
 
     @property
     def net_bytes(self) -> Optional[int]:
@@ -308,6 +315,36 @@ class Memory(_Frozen):
         if self.peak_rss_bytes is None or self.import_only_bytes is None:
             return None
         return max(0, self.peak_rss_bytes - self.import_only_bytes)
+
+
+class PhaseTimes(_Frozen):
+    """Inferences one at a time on a device, in trtexec's parts, by the device's own events.
+
+    Each part has its 10th, 50th and 90th percentile; h2d, compute and d2h are those of
+    :class:`harness.types.Phases`. raw: the parts of all ``iterations``, one part after another.
+    """
+
+    iterations: int
+    h2d_ns: tuple[float, float, float]
+    compute_ns: tuple[float, float, float]
+    d2h_ns: tuple[float, float, float]
+    enqueue_ns: tuple[float, float, float]
+    raw: Block
+
+
+class EnergyUse(_Frozen):
+    """What the device took during the launch's slices, of which there is one.
+
+    source: ``counter``, the device's own of all that it does; or why there is no value. joules,
+    seconds: from one step of the counter to the last, so many ``updates`` later. idle_watts: the
+    engine open and nothing running, before it.
+    """
+
+    source: Literal["counter", "unavailable"]
+    joules: Optional[float] = None
+    seconds: Optional[float] = None
+    updates: int = 0
+    idle_watts: Optional[float] = None
 
 
 class LaunchRecord(Outcome):
@@ -321,6 +358,7 @@ class LaunchRecord(Outcome):
     output_error: the largest difference, relative to the largest magnitude,
     between this launch's output on the fixed sample and the accuracy pass's. executed and
     deploy_code (the script that runs this in the user's program): of the candidate's first launch.
+    held_down: what held the GPU's clocks down at the end of slices.
     """
 
     kind: Literal["launch"] = "launch"
@@ -344,6 +382,9 @@ class LaunchRecord(Outcome):
     deploy_code: Optional[str] = None
     output_error: Optional[float] = None
     versions: tuple[tuple[str, str], ...] = ()
+    phases: Optional[PhaseTimes] = None
+    energy: Optional[EnergyUse] = None
+    held_down: tuple[str, ...] = ()
 
 
 class RoundRecord(_Frozen):

@@ -22,7 +22,7 @@ from harness.evidence import SPENT, plan_looks
 from harness.measure import slices
 from harness.recommendation import Recommendation, check_limits, recommend
 from harness.record import DropRecord, Phase, RoundRecord
-from harness.runner import Entrant, Round, Runner, free_memory_bytes
+from harness.runner import Entrant, Round, Runner, free_memory_bytes, nvidia_place
 from harness.schedule import (
     SCREEN_FROM,
     Dropped,
@@ -47,6 +47,11 @@ MOST_FINALISTS = 3
 """How many of those tied with the best are launched for their tails."""
 TAIL_NS = 1_000_000_000
 """A tail's launch measures at least so long, if its cap allows it."""
+ENERGY_NS = 12_000_000_000
+"""Of a metered stretch: 10 s, and 100 steps of a counter that moves every 100 ms, and the ends."""
+REST_S = 3.0
+"""Of the device's power with the engine open and nothing running, before that."""
+MOST_METERED = MOST_FINALISTS + 1
 MOST_SUSTAINED = 4
 PARTS = 10
 """Of a sustained stretch: enough to see a trend, and long enough to be compared."""
@@ -111,6 +116,7 @@ class Rounds:
         why = self._rank()
         if why == "done":
             self._tails()
+            self._meter()
         if self._asked.sustain_s is not None:
             self._sustain(self._asked.sustain_s)
         done = self._finished["rounds"]
@@ -262,6 +268,33 @@ class Rounds:
             )
             finalists = {name: e for name, e in finalists.items() if name in self._entrants}
 
+    def _meter(self) -> None:
+        """Launch the best, those tied with it and the baseline alone, with the GPU's meter read."""
+        if not self._asked.tail_cap_s:
+            return
+        best = [each.summary for each in self._decision().placed("choice", "tied")]
+        wanted = self._among([*best[:MOST_FINALISTS], self._analysis().baseline], MOST_METERED)
+        done = {each.candidate for each in self._results().launches if each.phase == "energy"}
+        chosen = {
+            name: each
+            for name, each in wanted.items()
+            if name not in done
+            and nvidia_place(each.setup or self._setup, each.candidate) is not None
+        }
+        each_s = max(LAUNCH_S, *self._took, 0.0) + REST_S + ENERGY_NS / 1e9
+        if not chosen or self._spent(each_s * len(chosen)):
+            return
+        turns = {name: (self._metered(each.candidate),) for name, each in chosen.items()}
+        self._measure(
+            Round(self._take_number("energy"), "energy", passes=1, turns=turns, alone=True),
+            list(chosen.values()),
+        )
+
+    def _metered(self, candidate: Candidate) -> jobs.SliceJob:
+        """What is ranked, for as long as a meter takes."""
+        ranked = self._asked.rules.turn(candidate.settings.scenario)[0]
+        return replace(ranked, min_ns=ENERGY_NS, rest_s=REST_S)
+
     def _sustain(self, span_s: float) -> None:
         """Keep the best, the runner-up and the baseline busy, to see whether the ranking holds."""
         if self._sustained >= PARTS or not self._finished["rounds"]:
@@ -371,6 +404,7 @@ class Rounds:
             "screen": "screen",
             "rounds": f"round {done + 1} of {goal}",
             "tail": f"tails, launch {self._finished['tail'] + 1} of {ENOUGH_LAUNCHES}",
+            "energy": "energy",
             "sustain": f"sustained load, part {self._sustained + 1} of {PARTS}",
         }[self._phase]
         self._show(done, goal, f"{name}: {self._name(candidate_id)}: {doing}", left)

@@ -24,10 +24,11 @@ import numpy as np
 
 from harness import jobs
 from harness.child import Child
-from harness.record import LaunchRecord, Memory, Phase, Slice
+from harness.gpu import cuda_ordinal
+from harness.record import EnergyUse, LaunchRecord, Memory, Phase, PhaseTimes, Slice
 from harness.setup import Setup
 from harness.store import Store
-from harness.types import Candidate, Engine, Executed, Scenario, Stage, Status
+from harness.types import Candidate, Engine, Executed, Precision, Scenario, Stage, Status
 
 OUTPUT_TOLERANCE = 1e-3
 """How far a timed launch's output may be from the accuracy pass's, relative to its magnitude."""
@@ -102,6 +103,7 @@ class _Launch:
     warmed: jobs.Warmed | None = None
     slices: list[Slice] = field(default_factory=list)
     durations: list[np.ndarray[Any, Any]] = field(default_factory=list)
+    energy: EnergyUse | None = None
     refusal: jobs.Refused | None = None
 
     def forget(self) -> None:
@@ -280,12 +282,37 @@ class Runner:
         candidate = launch.entrant.candidate
         usual = self._rules.turn(candidate.settings.scenario)
         for job in round_.turns.get(candidate.id, usual):
+            if job.rest_s is not None and launch.opened and not launch.opened.counts_energy:
+                launch.energy = EnergyUse(source="unavailable")
+                continue
             answers: list[jobs.Sliced] = self._each(launch, job, jobs.Sliced, Stage.MEASURE)
             if answers:
                 kept, durations = _joined(answers, candidate.settings.batch)
                 launch.slices.append(kept)
                 launch.durations.append(durations)
+                launch.energy = _energy(job, answers[0])
         self._settle(launch)
+
+    def _phases(self, round_: Round, launch: _Launch) -> PhaseTimes | None:
+        """One process of the launch alone, timed by its device where it has a clock."""
+        wanted = round_.phase == "rounds" and not launch.entrant.control
+        if not wanted or launch.refusal is not None:
+            return None
+        if launch.opened is None or not launch.opened.device_timed:
+            return None
+        timeout_s = self._setup_of(launch).timeout_s
+        answer = launch.children[0].ask(jobs.PhasesJob(), jobs.Phased, Stage.MEASURE, timeout_s)
+        if isinstance(answer, jobs.Refused):  # a runtime that can't time this engine is no fault
+            launch.refusal = None if answer.status is Status.UNSUPPORTED else answer
+            return None
+        parts = np.frombuffer(base64.b64decode(answer.numbers), "<u8").reshape(4, -1)
+        quantiles = np.quantile(parts, (0.1, 0.5, 0.9), axis=1).T.tolist()
+        names = ("h2d_ns", "compute_ns", "d2h_ns", "enqueue_ns")
+        return PhaseTimes(
+            iterations=parts.shape[1],
+            raw=self._store.block(parts.ravel()),
+            **dict(zip(names, map(tuple, quantiles), strict=True)),
+        )
 
     def _settle(self, launch: _Launch) -> None:
         """The next child starts only when this one's threads have stopped."""
@@ -300,6 +327,7 @@ class Runner:
         entrant = launch.entrant
         key = (entrant.candidate.id, entrant.control)  # said once; then outputs are compared
         answers: list[jobs.Finished] = []
+        phases = self._phases(round_, launch) if ends else None
         if ends:
             job = jobs.FinishJob(entrant.fixed or None, explain=key not in self._explained)
             answers = self._each(launch, job, jobs.Finished, Stage.MEASURE)
@@ -317,6 +345,8 @@ class Runner:
             warmup_iterations=launch.warmed.iterations if launch.warmed else None,
             steady=launch.warmed.steady if launch.warmed else None,
             slices=tuple(launch.slices),
+            phases=phases,
+            energy=launch.energy,
         )
         if answers:
             launch.refusal = _mismatch(entrant.candidate, answers)
@@ -329,6 +359,9 @@ class Runner:
                     "deploy_code": last.deploy_code,
                     "output_error": last.output_error,
                     "versions": last.versions,
+                    "held_down": tuple(
+                        dict.fromkeys(why for each in answers for why in each.held_down)
+                    ),
                 }
             )
         if launch.durations:
@@ -354,18 +387,27 @@ def open_job(setup: Setup, entrant: Entrant) -> jobs.OpenJob:
         sample=setup.validation,
         inputs=setup.fed,
         sequences=setup.sequences,
+        gpu=nvidia_place(setup, candidate),
     )
+
+
+def nvidia_place(setup: Setup | None, candidate: Candidate) -> int | None:
+    """CUDA's number of the GPU that a candidate runs on; None: it is no NVIDIA GPU."""
+    probe = setup.probes.get(candidate.backend) if setup else None
+    device = probe.device(candidate.device) if probe else None
+    return cuda_ordinal(candidate.device, device.name if device else "")
 
 
 def silently_replaced(candidate: Candidate, executed: Executed | None) -> str | None:
     """Why what ran is not what was asked, or None. Unknown is not replaced.
 
     A precision counts as kept when any compute operation runs in it; how many do is in the report.
+    Of an engine as it is, no precision is asked.
     """
     if executed is None:
         return None
-    asked = candidate.precision.runs_as
-    if executed.precisions and executed.share(asked) == 0:
+    asked, as_is = candidate.precision.runs_as, candidate.precision is Precision.AS_IS
+    if executed.precisions and executed.share(asked) == 0 and not as_is:
         ran = ", ".join(f"{share.count} in {share.name}" for share in executed.precisions)
         return f"asked for {asked}, but the compute operations ran: {ran} ({executed.detail})"
     kind = candidate.device.split(":")[0]
@@ -403,6 +445,24 @@ def _memory(answers: Sequence[jobs.Finished]) -> Memory:
         peak_rss_bytes=total("peak_rss_bytes"),
         import_only_bytes=total("import_only_bytes"),
         pss_bytes=total("pss_bytes"),
+        device_bytes=total("device_bytes"),
+        device_process_bytes=total("device_process_bytes"),
+    )
+
+
+def _energy(job: jobs.SliceJob, answer: jobs.Sliced) -> EnergyUse | None:
+    """What was metered; all processes of a launch share the device, so that one tells of all."""
+    if job.rest_s is None:
+        return None
+    if answer.energy is None:
+        return EnergyUse(source="unavailable")
+    rest = answer.rest
+    return EnergyUse(
+        source="counter",
+        joules=answer.energy.joules,
+        seconds=answer.energy.seconds,
+        updates=answer.energy.updates,
+        idle_watts=rest.joules / rest.seconds if rest else None,
     )
 
 

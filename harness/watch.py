@@ -10,7 +10,7 @@ from time import monotonic
 from harness.gpu import during, read_gpus
 from harness.noise import between, clock_hz, read_counters
 from harness.record import Phase, RoundRecord
-from harness.runner import Entrant
+from harness.runner import Entrant, nvidia_place
 from harness.setup import Setup
 
 
@@ -52,12 +52,8 @@ def nvidia_gpus(setup: Setup, entrants: Iterable[Entrant]) -> frozenset[int]:
     ]
     found = set()
     for each in entrants:
-        kind, _, number = each.candidate.device.partition(":")
-        place = int(number) if number.isdigit() else 0
-        probe = (each.setup or setup).probes.get(each.candidate.backend) if setup else None
-        device = probe.device(each.candidate.device) if probe else None
-        name = device.name.lower() if device else ""
-        if kind != "gpu" or "intel" in name or "amd" in name:
+        place = nvidia_place(each.setup or setup, each.candidate)
+        if place is None:
             continue
         chosen = visible[place] if place < len(visible) else str(place)
         found |= {int(chosen)} if chosen.isdigit() else set()

@@ -19,9 +19,9 @@ import sys
 import tempfile
 import traceback
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter_ns
@@ -30,7 +30,16 @@ from typing import IO, Any, Optional, cast
 import numpy as np
 
 from harness import jobs, wire
-from harness.backend import Backend, BuildRequest, Calibration, Feed, Queue, Session
+from harness.backend import (
+    Backend,
+    BuildRequest,
+    Calibration,
+    DeviceMemory,
+    DeviceTimed,
+    Feed,
+    Queue,
+    Session,
+)
 from harness.datasets import CalibrationSet, DataRef, Dataset
 from harness.errors import (
     InputError,
@@ -38,23 +47,32 @@ from harness.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from harness.measure import process, slices, warmup
+from harness.measure import device, energy, nvml, process, slices, warmup
 from harness.measure.accuracy import OutputFile, judge
 from harness.stateful import StatefulSession
 from harness.types import Probe, Scenario, Stage, Status, TensorSpec
 
 PR_SET_PDEATHSIG = 1
+REST_PAUSE_S = 1.0
+"""After work, before the device counts as at rest."""
 
 
 @dataclass
 class Launch:
-    """An opened candidate. ``sessions`` are more than one only for threads side by side."""
+    """An opened candidate. ``sessions`` are more than one only for threads side by side.
+
+    engine: the backend's own session, below one that steps through sequences. held_down: what held
+    the GPU's clocks down in slices, so far.
+    """
 
     backend: Backend
     job: jobs.OpenJob
     feed: Feed
     sessions: list[Session]
     import_only_bytes: Optional[int]
+    engine: Session
+    gpu: Optional[nvml.Gpu]
+    held_down: dict[str, None] = field(default_factory=dict)
 
     @property
     def session(self) -> Session:
@@ -82,6 +100,7 @@ class Worker:
             jobs.OpenJob: (Stage.OPEN, self._open),
             jobs.WarmJob: (Stage.WARMUP, self._warm),
             jobs.SliceJob: (Stage.MEASURE, self._slice),
+            jobs.PhasesJob: (Stage.MEASURE, self._phases),
             jobs.FinishJob: (Stage.MEASURE, self._finish),
             jobs.AccuracyJob: (Stage.ACCURACY, self._accuracy),
             jobs.CrossCheckJob: (Stage.ACCURACY, self._cross_check),
@@ -167,10 +186,11 @@ class Worker:
         feed = first_feed(job)
         for modules in backend.capabilities.modules:
             importlib.import_module(first_there(modules))
+        watched = job.gpu is not None and nvml.start()
         process.reset_peak()
         import_only = process.peak_rss_bytes()
         start = perf_counter_ns()
-        session: Session = backend.open(job.engine, job.device, job.settings)
+        session = engine = backend.open(job.engine, job.device, job.settings)
         opened = perf_counter_ns()
         if job.sequences is not None:
             session = StatefulSession(session, job.sequences)
@@ -178,10 +198,18 @@ class Worker:
         session.run()
         session.fetch()
         first = perf_counter_ns()
-        self._launch = Launch(backend, job, feed, [session], import_only)
+        gpu = nvml.find(job.gpu) if watched else None
+        self._launch = Launch(backend, job, feed, [session], import_only, engine, gpu)
         if job.settings.scenario is Scenario.THROUGHPUT:
             self._prepare_throughput()
-        return jobs.Opened(opened - start, first - opened, session.inputs, session.outputs)
+        return jobs.Opened(
+            open_ns=opened - start,
+            first_ns=first - opened,
+            inputs=session.inputs,
+            outputs=session.outputs,
+            device_timed=isinstance(engine, DeviceTimed),
+            counts_energy=gpu is not None and gpu.counts_energy(),
+        )
 
     def _prepare_throughput(self) -> None:
         """Bind every slot, or open one more session per further thread."""
@@ -207,11 +235,25 @@ class Worker:
             return clock() - start
 
         limits = warmup.Limits(job.min_iterations, job.min_ns, job.max_iterations, job.max_ns)
+        read = launch.gpu.clock_mhz if launch.gpu else lambda: None
         with slices.no_collector():
-            iterations, steady = warmup.warm_up(step, limits, job.iterations)
+            iterations, steady = warmup.warm_up(step, limits, job.iterations, read)
         return jobs.Warmed(iterations, steady)
 
     def _slice(self, job: jobs.SliceJob) -> jobs.Sliced:
+        gpu = self._opened.gpu
+        if job.rest_s is None or gpu is None:
+            sliced = self._plain_slice(job)
+        else:
+            rest = energy.at_rest(gpu.energy_mj, REST_PAUSE_S, job.rest_s)
+            with energy.Meter(gpu.energy_mj).running() as meter:
+                sliced = self._plain_slice(job)
+            sliced = replace(sliced, energy=meter.reading, rest=rest)
+        if gpu is not None:
+            self._opened.held_down.update(dict.fromkeys(gpu.held_down()))
+        return sliced
+
+    def _plain_slice(self, job: jobs.SliceJob) -> jobs.Sliced:
         launch = self._opened
         before = process.scheduled()
         started = perf_counter_ns()
@@ -237,6 +279,20 @@ class Worker:
             cpu_ns=noise.cpu_ns if noise else None,
         )
 
+    def _phases(self, job: jobs.PhasesJob) -> jobs.Phased:
+        launch = self._opened
+        if not isinstance(launch.engine, DeviceTimed):
+            raise UnsupportedError("this session isn't timed by a device")
+        if isinstance(launch.session, StatefulSession):
+            launch.session.reset()
+        launch.session.bind(launch.feed)
+        limits = device.Limits(
+            job.warm_ns, job.min_ns, job.min_iterations, job.max_iterations, job.max_ns
+        )
+        found = device.timed_stretch(launch.engine, limits)
+        rows = [[each.h2d_ns, each.compute_ns, each.d2h_ns, each.enqueue_ns] for each in found]
+        return jobs.Phased(_base64(np.array(rows, "<u8").T))
+
     def _completions(self, job: jobs.SliceJob) -> array[int]:
         launch = self._opened
         if launch.queue is None:
@@ -248,6 +304,7 @@ class Worker:
         launch = self._opened
         peak = process.peak_rss_bytes()
         pss = process.pss_bytes()
+        process_bytes = launch.gpu.process_bytes() if launch.gpu else None
         if isinstance(launch.session, StatefulSession):
             launch.session.reset()
         launch.session.bind(launch.feed)
@@ -262,6 +319,9 @@ class Worker:
             executed=launch.session.executed if job.explain else None,
             deploy_code=deploy_code(launch) if job.explain else None,
             versions=versions(launch.backend),
+            device_bytes=device_bytes([launch.engine, *launch.sessions[1:]]),
+            device_process_bytes=process_bytes,
+            held_down=tuple(launch.held_down),
         )
         for session in launch.sessions:
             session.close()
@@ -358,6 +418,12 @@ def first_feed(job: jobs.OpenJob) -> Feed:
     # Too few samples, or the next ones are of another shape.
     feed, _ = next(data.feeds(job.inputs, np.resize(chosen, batch).tolist(), batch))
     return feed
+
+
+def device_bytes(sessions: Iterable[Session]) -> Optional[int]:
+    """What all sessions take of the device's memory; None where any doesn't know."""
+    known = [each.device_bytes if isinstance(each, DeviceMemory) else None for each in sessions]
+    return None if None in known else sum(each or 0 for each in known)
 
 
 def output_error(outputs: dict[str, np.ndarray[Any, Any]], expected: str) -> Optional[float]:

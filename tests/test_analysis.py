@@ -231,7 +231,7 @@ def test_figures_are_medians_of_the_launches(tmp_path):
 
 def test_what_was_not_measured_is_none(tmp_path):
     summary = analyse(write(tmp_path, [head([BASE])])).summary(BASE.id)
-    silent = {"status", "candidate", "launches", "notes", "lotteries"}
+    silent = {"status", "candidate", "launches", "notes", "lotteries", "held_down"}
     measured = {
         name for name in vars(summary) if name not in silent and getattr(summary, name) is not None
     }
