@@ -77,7 +77,7 @@ def parse(
     return Network(definition, parser)
 
 
-def refusal(error: trt.IParserError) -> BackendError:
+def refusal(error: trt.ParserError) -> BackendError:
     """A parser's error as ours: the operator, the node, and what is wrong with it."""
     said = _said(error.desc())
     kind, name = error.node_operator(), error.node_name()

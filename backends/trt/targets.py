@@ -67,7 +67,7 @@ def aim(library: Library, config: trt.IBuilderConfig, compute_capability: str) -
             f"{library} builds no engine for compute capability {compute_capability}, "
             f"only for {', '.join(able)}"
         )
+    kinds = getattr(library.module, "ComputeCapability", None)
     if hasattr(config, "set_compute_capability") and hasattr(config, "num_compute_capabilities"):
         config.num_compute_capabilities = 1
-        kind = getattr(library.module.ComputeCapability, f"SM{major}{minor}")
-        config.set_compute_capability(kind, 0)
+        config.set_compute_capability(getattr(kinds, f"SM{major}{minor}"), 0)
