@@ -64,7 +64,7 @@ from harness.testing_models import (
     random_feed,
     two_inputs_two_outputs_model,
 )
-from harness.types import Engine, Precision, Probe, Settings, TensorSpec
+from harness.types import Engine, Precision, Probe, Settings, ShapeRange, TensorSpec
 
 __all__ = [
     "MODELS",
@@ -159,8 +159,10 @@ class BackendContract:
 
     tolerances: ClassVar[Mapping[Precision, float]] = {
         Precision.FP32: 0.9999,
+        Precision.TF32: 0.999,
         Precision.FP16: 0.999,
         Precision.BF16: 0.995,
+        Precision.FP8: 0.95,
         Precision.INT8: 0.97,
         Precision.INT8_DYNAMIC: 0.97,
         Precision.INT8_WEIGHTS: 0.99,
@@ -546,6 +548,7 @@ class BackendContract:
                 recipe=case.offer.recipe,
                 device=case.device,
                 calibration=calibration if case.offer.calibrated else None,
+                profiles=(_profile(inputs),) if self.backend.capabilities.ranges else (),
             )
             with _strays(root) as strays:
                 engine = self.backend.build(request, str(root / "engine"))
@@ -652,6 +655,17 @@ def _spoil(feed: Mapping[str, Array], name: str, fault: str) -> tuple[str, dict[
         "dimension": np.concatenate([value, value[..., :1]], axis=-1),
     }[fault]
     return name, {**feed, name: wrong}
+
+
+def _profile(inputs: Sequence[TensorSpec], most: int = 8) -> tuple[ShapeRange, ...]:
+    """The shapes that the suite's feeds have."""
+
+    def shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
+        return tuple(dim if isinstance(dim, int) else batch for dim in spec.shape)
+
+    return tuple(
+        ShapeRange(spec.name, shape(spec, 1), shape(spec, 2), shape(spec, most)) for spec in inputs
+    )
 
 
 def _copy(engine: Engine, folder: Path) -> Engine:
