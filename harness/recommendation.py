@@ -23,14 +23,19 @@ Objective = Literal["latency", "throughput", "memory", "size"]
 MEMORY_TIE = 1.05
 """Peak memory of equal engines differs by some percent from launch to launch."""
 
+ENERGY_TIE = 1.05
+
 BY_PRECISION = (
     Precision.FP32,
+    Precision.TF32,
     Precision.BF16,
     Precision.FP16,
     Precision.INT8_WEIGHTS,
+    Precision.FP8,
     Precision.INT8_DYNAMIC,
     Precision.INT8,
     Precision.INT4_WEIGHTS,
+    Precision.AS_IS,
 )
 
 
@@ -242,14 +247,20 @@ def _tie_set(
 
 
 def _resolve(tied: Sequence[Summary]) -> Summary | None:
-    """Less memory, then the higher precision, then less time."""
+    """Less memory, then less energy where all know it, the higher precision, less time."""
     if not tied:
         return None
     known = [s.memory_bytes for s in tied if s.memory_bytes is not None]
     least = min(known, default=0.0)
     lean = [s for s in tied if s.memory_bytes is not None and s.memory_bytes <= least * MEMORY_TIE]
+    left = lean or list(tied)
+    joules = [s.energy.joules for s in left if s.energy and s.energy.claimed]
+    used = [value for value in joules if value is not None]
+    if len(used) == len(left):
+        most = min(used) * ENERGY_TIE
+        left = [s for s, value in zip(left, used, strict=True) if value <= most]
     return min(
-        lean or tied,
+        left,
         key=lambda s: (
             BY_PRECISION.index(s.candidate.precision),
             s.time_ns.value if s.time_ns else math.inf,
@@ -326,7 +337,9 @@ def _certainty(
     parts = []
     if len(tied) > 1:
         names = ", ".join(analysis.name(s) for s in tied if s is not choice)
-        parts.append(f"tied with {names}; chosen for less memory, then for the higher precision")
+        energy = "less energy, then for " if choice.energy and choice.energy.claimed else ""
+        why = f"chosen for less memory, then for {energy}the higher precision"
+        parts.append(f"tied with {names}; {why}")
     timed = objective in ("latency", "throughput") and compared is not None
     if runner_up is not None and timed and compared is not None:
         against = compared.verdict(choice.candidate.id, runner_up.candidate.id)

@@ -24,9 +24,11 @@ from harness.record import (
     DrawRecord,
     DropRecord,
     EndRecord,
+    EnergyUse,
     LaunchRecord,
     Memory,
     ModelUse,
+    PhaseTimes,
     RecoveryRecord,
     RoundRecord,
     RunRecord,
@@ -80,6 +82,18 @@ class Cast:
     dropped: str | None = None
     options: tuple[tuple[str, str], ...] = ()
     device: str = "cpu"
+    on_gpu: GpuPart | None = None
+
+
+@dataclass(frozen=True)
+class GpuPart:
+    """What a device says of a part: us of H2D, compute, D2H, enqueue; MB there; its power in W."""
+
+    phases_us: tuple[float, float, float, float]
+    device_mb: float | None = 90.0
+    process_mb: float | None = 410.0
+    watts: float | None = 180.0
+    held_down: tuple[str, ...] = ()
 
 
 CAST = (
@@ -103,6 +117,17 @@ CAST = (
         stage=Stage.BUILD, reason="nncf: the returned model holds no FakeQuantize",
         fix="enginepick sweep --precision int8 with more calibration samples",
     ),
+)  # fmt: skip
+GPU_CAST = (
+    Cast("onnxruntime", Precision.FP32, "source", 1900, memory_mb=310, size_kb=102_000),
+    Cast("onnxruntime", Precision.FP32, "source", 420, memory_mb=780, size_kb=102_000,
+         device="gpu:0", on_gpu=GpuPart((21, 301, 12, 262), watts=None)),
+    Cast("tensorrt", Precision.TF32, "source", 245, memory_mb=520, size_kb=104_000,
+         device="gpu:0", on_gpu=GpuPart((21, 172, 12, 44))),
+    Cast("tensorrt", Precision.FP16, "fp16", 148, lost=1, memory_mb=510, size_kb=52_000,
+         device="gpu:0", on_gpu=GpuPart((20, 83, 12, 71), 48.0, None)),
+    Cast("tensorrt", Precision.INT8, "qdq", 119, lost=2, memory_mb=505, size_kb=27_000,
+         device="gpu:0", on_gpu=GpuPart((21, 19, 12, 70), 31.0, 402.0, 131.0, ("power cap",))),
 )  # fmt: skip
 SKIPS = (
     ("openvino", Precision.FP16, "source", Status.UNSUPPORTED,
@@ -139,12 +164,14 @@ def make_results(  # noqa: C901 - one run, in the order of its records
     tails: int = 0,
     sustained: Sequence[float] = (),
     recovered: bool = False,
+    metered: bool = False,
 ) -> Results:
     """Write a run below ``folder`` and read it back. Equal arguments give equal numbers.
 
     tails: so many launches of everyone alone. recovered: the first int8 failed, was searched, and
     its mixed precision is certified; its draws are kept. sustained: a stretch of load in so many
-    parts, each with the factor by which the first candidate is slower in it.
+    parts, each with the factor by which the first candidate is slower in it. metered: the energy of
+    those on a GPU.
     """
     rng = np.random.default_rng(7)
     path = folder / target / f"{model}-20260504-093000-ab12.jsonl"
@@ -196,6 +223,8 @@ def make_results(  # noqa: C901 - one run, in the order of its records
                     store.append(each)
         _append_tails(store, rng, cast, candidates, range(rounds, rounds + tails), run_delay)
         _append_sustained(store, rng, cast, candidates, rounds + tails, sustained)
+        if metered:
+            _append_energy(store, rng, cast, candidates, rounds + tails + len(sustained))
         if end is not None:
             store.append(EndRecord(at=_at(60), why=end, elapsed_s=140.0))
     if torn:
@@ -317,6 +346,50 @@ def _append_sustained(
                 clock_hz=clock,
             )
         )
+
+
+def _append_energy(
+    store: Store,
+    rng: np.random.Generator,
+    cast: Sequence[Cast],
+    candidates: Sequence[Candidate],
+    number: int,
+) -> None:
+    """One launch of each that is on a GPU, with its counter read; of one it isn't there."""
+    for role, candidate in zip(cast, candidates, strict=True):
+        if role.on_gpu is None:
+            continue
+        launch = _launch(store, rng, role, candidate, number, 0, 0.0, 0.001)
+        use = EnergyUse(source="unavailable")
+        if role.on_gpu.watts is not None:
+            joules = role.on_gpu.watts * 11.5
+            use = EnergyUse(
+                source="counter", joules=joules, seconds=11.5, updates=410, idle_watts=62.0
+            )
+        slices = () if role.on_gpu.watts is None else launch.slices
+        update = {"phase": "energy", "energy": use, "slices": slices}
+        store.append(launch.model_copy(update=update))
+    store.append(RoundRecord(at=_at(number + 9), round=number, phase="energy", elapsed_s=50.0))
+
+
+def _phases(store: Store, part: GpuPart | None, level: float) -> PhaseTimes | None:
+    if part is None:
+        return None
+    middle = [each * 1e3 * math.exp(level) for each in part.phases_us]
+    h2d, compute, d2h, enqueue = ((0.97 * each, each, 1.1 * each) for each in middle)
+    raw = np.repeat(np.array(middle).astype(np.uint64), 60)
+    return PhaseTimes(
+        iterations=60,
+        h2d_ns=h2d,
+        compute_ns=compute,
+        d2h_ns=d2h,
+        enqueue_ns=enqueue,
+        raw=store.block(raw),
+    )
+
+
+def _mb(value: float | None) -> int | None:
+    return None if value is None else int(value * 1e6)
 
 
 def make_run(
@@ -564,7 +637,11 @@ def _launch(
         memory=Memory(
             peak_rss_bytes=int((role.memory_mb * (1 + rng.normal(0, 0.004)) + 60) * 1e6),
             import_only_bytes=60_000_000,
+            device_bytes=_mb(role.on_gpu.device_mb) if role.on_gpu else None,
+            device_process_bytes=_mb(role.on_gpu.process_mb) if role.on_gpu else None,
         ),
+        phases=_phases(store, role.on_gpu, level),
+        held_down=role.on_gpu.held_down if role.on_gpu else (),
         executed=_executed(role) if number == 0 else None,
         deploy_code=DEPLOY if number == 0 else None,
         output_error=0.0,

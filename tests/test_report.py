@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from helpers_report import CAST, SKIPS, Cast, make_results, make_run
+from helpers_report import CAST, GPU_CAST, SKIPS, Cast, make_results, make_run
 from rich.console import Console
 
 from harness.analysis import analyse
@@ -592,6 +592,7 @@ def outputs(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Sequenc
         ),
         to_json(make_run(folder / "void", throttled=3)),
         to_json(make_run(folder / "recovered", recovered=True)),
+        to_json(make_run(folder / "gpu", GPU_CAST, metered=True)),
     ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from harness.certificates import Drop
+from harness.ondevice import DevicePhases, Energy
 from harness.recommendation import Judgement
 from harness.record import DataUse
 from harness.report import words
@@ -212,7 +213,28 @@ def _candidate(report: Report, judgement: Judgement) -> dict[str, Any]:
         "tail": _tail(summary.tail),
         "noise": words.tier(summary.run_delay),
         "notes": list(summary.notes),
+        "device_phases": _phases(summary.phases),
+        "device_memory_bytes": summary.device_memory.bytes if summary.device_memory else None,
+        "device_process_bytes": summary.device_memory.process_bytes
+        if summary.device_memory
+        else None,
+        "energy": _energy(summary.energy),
+        "held_down": list(summary.held_down),
     }
+
+
+def _phases(parts: DevicePhases | None) -> dict[str, Any] | None:
+    if parts is None:
+        return None
+    more = {"latency_ns": parts.latency_ns, "enqueue_bound": parts.enqueue_bound}
+    return asdict(parts) | more | {"copy_bound": parts.copy_bound}
+
+
+def _energy(use: Energy | None) -> dict[str, Any] | None:
+    if use is None:
+        return None
+    source = "unavailable" if use.joules is None else "counter"
+    return {"source": source, **asdict(use), "claimed": use.claimed}
 
 
 def _tail(tail: Tail | None) -> dict[str, Any] | None:
@@ -298,6 +320,8 @@ _NUMBERS = (
     *("accuracy", "drop", "drop_low", "drop_high", "cosine", "sqnr_db"),
     *("memory_bytes", "size_bytes", "build_ns", "open_ns", "first_ns", "run_delay"),
     *("p99_ns", "p99_low_ns", "p99_high_ns"),
+    *("h2d_ns", "device_compute_ns", "d2h_ns", "enqueue_ns"),
+    *("device_memory_bytes", "device_process_bytes", "energy_j", "energy_above_idle_j"),
 )
 _COLUMNS = (
     *("run", "target", "model", "candidate", "backend", "precision", "recipe", "device"),
@@ -307,6 +331,8 @@ _COLUMNS = (
     *("metric", "accuracy", "drop", "drop_low", "drop_high", "cosine", "sqnr_db"),
     *("memory_bytes", "size_bytes", "build_ns", "open_ns", "first_ns", "executed"),
     *("run_delay", "steady", "against_best", "on_front", "p99_ns", "p99_low_ns", "p99_high_ns"),
+    *("h2d_ns", "device_compute_ns", "d2h_ns", "enqueue_ns"),
+    *("device_memory_bytes", "device_process_bytes", "energy_j", "energy_above_idle_j"),
 )
 
 
@@ -316,6 +342,7 @@ def _flat(report: Report, judgement: Judgement) -> dict[str, Any]:
     time, speed = full["time_ns"] or {}, full["speedup"] or {}
     drop, agreement = full["drop"] or {}, full["agreement"] or {}
     tail = (full["tail"] or {}).get("p99_ns") or {}
+    parts, energy = full["device_phases"] or {}, full["energy"] or {}
     row = {name: full[name] for name in _COLUMNS if name in full}
     return row | {
         "run": run.run_id,
@@ -340,4 +367,10 @@ def _flat(report: Report, judgement: Judgement) -> dict[str, Any]:
         "p99_ns": tail.get("value"),
         "p99_low_ns": tail.get("low"),
         "p99_high_ns": tail.get("high"),
+        "h2d_ns": parts.get("h2d_ns"),
+        "device_compute_ns": parts.get("compute_ns"),
+        "d2h_ns": parts.get("d2h_ns"),
+        "enqueue_ns": parts.get("enqueue_ns"),
+        "energy_j": energy.get("joules"),
+        "energy_above_idle_j": energy.get("above_idle_joules"),
     }

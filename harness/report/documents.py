@@ -14,6 +14,7 @@ TITLES = {
     "latency-distribution": "Latency distribution",
     "speedup": "Speed-up over fp32",
     "memory": "Memory and engine size",
+    "device-phases": "On the device: the parts of an inference",
     "sustained": "Under sustained load",
     "recovery": "Int8 that failed, and what was tried",
 }

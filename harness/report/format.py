@@ -65,6 +65,19 @@ def size(value_bytes: float | None) -> str:
     return _scaled(value_bytes, (("GB", 1e9), ("MB", 1e6), ("KB", _KILO)))
 
 
+def energy(value_joules: float | None) -> str:
+    """Joules as ``12.3 mJ`` or ``850 uJ``."""
+    if value_joules is None:
+        return NONE
+    units = (("J", 1e9), ("mJ", 1e6), ("uJ", 1e3), ("nJ", 1.0))
+    return _scaled(value_joules * 1e9, units)
+
+
+def power(value_watts: float | None) -> str:
+    """Watts as ``61.3 W``."""
+    return NONE if value_watts is None else f"{three(value_watts)} W"
+
+
 def rate(value_per_s: float | None) -> str:
     """Samples per second as ``38,300/s``."""
     return NONE if value_per_s is None else f"{three(value_per_s)}/s"

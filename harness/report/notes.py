@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from harness.analysis import CALL_BOUND_NS
+from harness.gpu import POWER_CAP
 from harness.report import format as fmt
 from harness.report.value import AGREEMENT, Report
 from harness.report.words import tier
@@ -90,7 +91,8 @@ def control(report: Report) -> Interval | None:
 
 def notes(report: Report) -> tuple[Note, ...]:
     """All remarks: what limits the claims before what merely informs."""
-    made = (*_end(report), *_noise(report), *_control(report), *_odd(report), *_info(report))
+    parts = (_end, _noise, _control, _odd, _device, _info)
+    made = [note for part in parts for note in part(report)]
     order = ("poor", "fair", "good", "info")
     return tuple(sorted(made, key=lambda note: order.index(note.level)))
 
@@ -215,6 +217,33 @@ def _odd(report: Report) -> Iterator[Note]:
             " differences are less sharp than when they take turns"
         )
         yield Note("info", "Rounds", text)
+
+
+def _device(report: Report) -> Iterator[Note]:
+    """What bounds candidates beside the computation, and what held their clocks down."""
+    shown = [each.summary for each in report.table]
+    bound = [report.name(s) for s in shown if s.phases and s.phases.enqueue_bound]
+    if bound:
+        text = (
+            "the host takes over 80 % of the device's time to hand the work over:"
+            f" {'; '.join(bound)}. CUDA graphs (TensorRT's option cuda-graph = on) or larger"
+            " batches need fewer calls"
+        )
+        yield Note("info", "Enqueue", text)
+    copied = [report.name(s) for s in shown if s.phases and s.phases.copy_bound]
+    if copied:
+        text = f"copies take as long as the computation or longer: {'; '.join(copied)}"
+        yield Note("info", "Copies", text)
+    held = [s for s in shown if s.held_down]
+    if held:
+        told = "; ".join(f"{report.name(s)} ({', '.join(s.held_down)})" for s in held)
+        only_power = {why for s in held for why in s.held_down} == {POWER_CAP}
+        text = f"the GPU's clocks were held down during launches of {told}"
+        yield Note("info" if only_power else "poor", "Clocks", text)
+    rounds = [each for each in report.results.rounds if each.phase == "energy"]
+    if any(gpu.others for each in rounds for gpu in each.gpus):
+        text = "other processes computed on the GPU that was metered: the energy is theirs too"
+        yield Note("fair", "Energy", text)
 
 
 def _info(report: Report) -> Iterator[Note]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from harness.analysis import Summary
 from harness.report import format as fmt
 from harness.report import style
+from harness.report.device_plot import phases
+from harness.report.device_section import timed
 from harness.report.durations import PERCENTILES, durations
 from harness.report.placing import Box, place
 from harness.report.recovery_plot import recovery
@@ -414,6 +416,7 @@ FIGURES: dict[str, Callable[[Report], Figure]] = {
 
 def figures(report: Report) -> dict[str, Callable[[Report], Figure]]:
     """The plots that this report has, by name."""
-    more = {"sustained": sustained} if report.analysis.sustained else {}
+    more = {"device-phases": phases} if timed(report) else {}
+    more |= {"sustained": sustained} if report.analysis.sustained else {}
     more |= {"recovery": recovery} if recoveries_shown(report) else {}
     return FIGURES | more

@@ -9,6 +9,7 @@ from harness.analysis import Summary
 from harness.recommendation import Judgement
 from harness.report import format as fmt
 from harness.report import words
+from harness.report.device_section import device_sections, energy_text
 from harness.report.notes import Note, notes
 from harness.report.sections import Section, sections
 from harness.report.value import AGREEMENT, Report
@@ -94,7 +95,7 @@ def story(report: Report) -> Story:
         groups=tuple(_groups(report)),
         unknown=tuple(fmt.clean(each) for each in decided.unknown),
         notes=notes(report),
-        sections=sections(report),
+        sections=(*device_sections(report), *sections(report)),
         export=f"enginepick export {run.run_id}" if decided.choice else None,
         is_throughput=decided.objective == "throughput",
         score_title=report.metric.heading,
@@ -133,6 +134,10 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         tail = words.tail_text(report, each.summary)
         if tail is not None:
             yield "p99", f"{report.name(each.summary)}: {tail}"
+    if decided.choice is not None:
+        energy = energy_text(report, decided.choice)
+        if energy is not None:
+            yield "Energy", energy
     held = words.sustained_text(report)
     if held is not None:
         yield "Under load", held

@@ -12,7 +12,7 @@ from harness.report import format as fmt
 from harness.report.value import Report
 from harness.stats import Answer, Interval, Verdict
 from harness.tails import ENOUGH_LAUNCHES
-from harness.types import Executed
+from harness.types import Executed, Precision
 
 
 def tier(run_delay: float | None) -> str | None:
@@ -36,10 +36,10 @@ def executed_text(executed: Executed | None) -> str:
 
 
 def kept_text(summary: Summary) -> str:
-    """How much ran in the precision asked for, as ``int8 4/5``."""
+    """How much ran in the precision asked for, as ``int8 4/5``; all of it, where none was."""
     executed = summary.executed
     total = sum(share.count for share in executed.precisions) if executed else 0
-    if executed is None or not total:
+    if executed is None or not total or summary.candidate.precision is Precision.AS_IS:
         return executed_text(executed)
     asked = asked_precision(summary)
     kept = sum(share.count for share in executed.precisions if share.name == asked)
@@ -50,6 +50,8 @@ def is_partly(summary: Summary) -> bool:
     """Whether some compute operations run in another precision than asked for."""
     executed = summary.executed
     known = executed is not None and bool(executed.precisions)
+    if summary.candidate.precision is Precision.AS_IS:
+        return False
     return known and executed is not None and executed.share(asked_precision(summary)) < 1
 
 
