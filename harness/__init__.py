@@ -10,6 +10,7 @@ Everything that the command line does, as functions::
     recommendation = harness.recommend(analysis)        # the choice, and why
     results = harness.load_results("results/local/<run-id>.jsonl")
     comparison = harness.compare(earlier, results)      # what got better or worse
+    built = harness.build_engines(config, Path("engines"))  # engines alone; measures nothing
 
 Names are loaded when they are first used, so that importing the package costs nothing and works in
 workers' interpreters, which have neither pydantic nor pandas.
@@ -21,9 +22,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.ahead import Built, build_engines
     from harness.analysis import Analysis, analyse
     from harness.comparison import Comparison, compare
-    from harness.config import SweepConfig, load_lab, load_sweep
+    from harness.config import BuildConfig, SweepConfig, load_lab, load_sweep
     from harness.recommendation import Limits, Recommendation, recommend
     from harness.run import resume, sweep
     from harness.side_by_side import measure_again
@@ -32,12 +34,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Analysis": ("harness.analysis", "Analysis"),
+    "BuildConfig": ("harness.config", "BuildConfig"),
+    "Built": ("harness.ahead", "Built"),
     "Comparison": ("harness.comparison", "Comparison"),
     "Limits": ("harness.recommendation", "Limits"),
     "Recommendation": ("harness.recommendation", "Recommendation"),
     "Results": ("harness.store", "Results"),
     "SweepConfig": ("harness.config", "SweepConfig"),
     "analyse": ("harness.analysis", "analyse"),
+    "build_engines": ("harness.ahead", "build_engines"),
     "compare": ("harness.comparison", "compare"),
     "load_lab": ("harness.config", "load_lab"),
     "load_results": ("harness.store", "read"),
@@ -50,12 +55,15 @@ _HOMES = {
 
 __all__ = [
     "Analysis",
+    "BuildConfig",
+    "Built",
     "Comparison",
     "Limits",
     "Recommendation",
     "Results",
     "SweepConfig",
     "analyse",
+    "build_engines",
     "compare",
     "load_lab",
     "load_results",

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness import jobs, registry, saturation, variants, wire
+from harness import jobs, ownengines, registry, saturation, variants, wire
 from harness.cache import Cache, Entry, file_sha256, key_of
 from harness.errors import UnsupportedError
+from harness.profiles import Profile
 from harness.record import AddRecord, BuildRecord
 from harness.setup import Setup, ask_parent_side
 from harness.types import FLOOR, Candidate, Engine, Precision, Probe, Stage, Status
@@ -69,7 +70,9 @@ class Builder:
         model = self._setup.model
         notes: tuple[str, ...] = ()
         took_ns = 0
-        if recipe.name in variants.DERIVED:
+        if candidate.precision is Precision.AS_IS:
+            model = self._setup.engines[candidate.recipe].path
+        elif recipe.name in variants.DERIVED:
             variant = self._variant(recipe)
             if isinstance(variant, jobs.Refused):
                 return _refused(variant, record)
@@ -90,7 +93,7 @@ class Builder:
             device=candidate.device,
             recipe_parameters=recipe.params,
             options=candidate.settings.build,
-            parent_sha256=self._setup.model_sha256,
+            parent_sha256=self._parent(candidate),
             engine_key=key_of(self._parts(candidate, recipe)),
             versions=self._setup.probes[candidate.backend].versions,
         )
@@ -100,6 +103,8 @@ class Builder:
         if candidate.engine_key in self._added:
             return self._added[candidate.engine_key]
         name, precision, wishes = candidate.recipe, candidate.precision, self._setup.quantization
+        if precision is Precision.AS_IS:
+            return variants.Recipe(ownengines.RECIPE)
         saturates = self._saturates(candidate)
         if name not in variants.DERIVED:
             return variants.own(name, precision, wishes, saturates=saturates)
@@ -119,7 +124,10 @@ class Builder:
         """
         recipe = candidate.recipe
         wished = self._setup.quantization.reduce_range is not None
+        elsewhere = self._setup.compute_capability is not None
         if candidate.precision is not Precision.INT8 or recipe == variants.SOURCE or wished:
+            return None
+        if elsewhere:
             return None
         backends = self._setup.homes if recipe == "qdq-portable" else (candidate.backend,)
         found = {self._seen_to_saturate(backend, candidate.device) for backend in backends}
@@ -141,9 +149,10 @@ class Builder:
         setup = self._setup
         probe = setup.probes[candidate.backend]
         device = probe.device(candidate.device)
-        return {
+        ahead, profiles = setup.compute_capability, self._profiles(candidate)
+        parts: dict[str, object] = {
             "format": FORMAT,
-            "model": setup.model_sha256,
+            "model": self._parent(candidate),
             "backend": candidate.backend,
             "adapter": source_sha256(setup.homes[candidate.backend].location.module),
             "versions": probe.versions,
@@ -154,6 +163,19 @@ class Builder:
             "options": candidate.settings.build,
             "calibration": _key(self._calibration(candidate, recipe)),
         }
+        # What others are built from stays as it was: their engines are used again.
+        parts |= {"compute capability": ahead, "device": candidate.device} if ahead else {}
+        return parts | ({"profiles": wire.encode(profiles)} if profiles else {})
+
+    def _parent(self, candidate: Candidate) -> str:
+        """The sha256 of what it is made from: the user's model, or the user's engine."""
+        if candidate.precision is Precision.AS_IS:
+            return self._setup.engines[candidate.recipe].sha256
+        return self._setup.model_sha256
+
+    def _profiles(self, candidate: Candidate) -> tuple[Profile, ...]:
+        as_is = candidate.precision is Precision.AS_IS
+        return () if as_is else self._setup.profiles.get(candidate.backend, ())
 
     def _calibration(self, candidate: Candidate, recipe: variants.Recipe) -> jobs.Samples | None:
         """The samples that the engine depends on: what isn't calibrated is the same for all."""
@@ -232,6 +254,8 @@ class Builder:
             workdir=str(own),
             parameters=record.recipe_parameters,
             options=record.options,
+            profiles=self._profiles(candidate),
+            compute_capability=setup.compute_capability,
         )
         answer = setup.ask_once(candidate.backend, job, jobs.Built, Stage.BUILD)
         if isinstance(answer, jobs.Refused):

@@ -7,7 +7,8 @@ so that the user mends them in one go.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Optional, TypeVar
 
 import numpy as np
 
-from harness import datasets, fitting, images, metrics, modelfile, sources, stateful
+from harness import datasets, fitting, images, metrics, modelfile, profiles, sources, stateful
 from harness.datasets import LABELS, DataRef, Dataset, Header, Layout
 from harness.errors import InputError, Problem
 from harness.fitting import Labels, Seen
@@ -39,7 +40,8 @@ class Checked:
     data, calibration: None where none was given. metric: the name asked for, or the one chosen
     by the labels and the first output. warnings: what the user should know all the same. excluded:
     the samples (of ``calibration``, else of ``data``) that don't calibrate, since they validate.
-    sequences: how the data feed a stateful model; None for any other.
+    sequences: how the data feed a stateful model; None for any other. shapes: those of the samples
+    of both, as the model is fed with them.
     """
 
     model: ModelInfo
@@ -49,6 +51,7 @@ class Checked:
     warnings: tuple[str, ...]
     excluded: tuple[int, ...] = ()
     sequences: Optional[Sequences] = None
+    shapes: tuple[profiles.Samples, ...] = ()
 
 
 def check(
@@ -109,15 +112,25 @@ def check(
     if problems or metric is None:
         raise InputError(problems)
     warnings = _warnings(metric, metric_name, scan)
+    shapes = _shapes(each for each in scans.values() if each is not None)
     if scan is None:
-        return Checked(model, data, calibration, metric.name, tuple(warnings))
+        return Checked(model, data, calibration, metric.name, tuple(warnings), shapes=shapes)
     excluded, noted = _overlap(scan, scans["--calibration"], calibration_samples, seed)
     sequences = None
     if wires:
         sequences = Sequences(scan.specs, wires)
         noted += stateful.notes(sequences, last=metric.needs_labels and not scan.per_step)
     warnings += noted
-    return Checked(model, data, calibration, metric.name, tuple(warnings), excluded, sequences)
+    return Checked(
+        model, data, calibration, metric.name, tuple(warnings), excluded, sequences, shapes
+    )
+
+
+def _shapes(scans: Iterable[_Scan]) -> tuple[profiles.Samples, ...]:
+    counts: Counter[tuple[tuple[str, tuple[int, ...]], ...]] = Counter()
+    for scan in scans:
+        counts.update(scan.shapes)
+    return tuple(profiles.Samples(count, shapes) for shapes, count in counts.items())
 
 
 def _metric_problems(
@@ -180,6 +193,7 @@ class _Scan:
         self.layout: Optional[Layout] = None
         self.labels: Optional[Labels] = None
         self.samples: list[bytes] = []
+        self.shapes: Counter[tuple[tuple[str, tuple[int, ...]], ...]] = Counter()
         self._where = where
         self._sequences = sequences
         self._table = datasets.headers(ref.shards[0].path, where)
@@ -232,7 +246,15 @@ class _Scan:
             table = datasets.headers(shard.path, self._where)
             for key, problem in _unlike_dimensions(specs, table, place):
                 problems.setdefault(key, problem)
+            self.shapes[self._sample_shapes(specs, table)] += shard.samples
         return list(problems.values())
+
+    def _sample_shapes(
+        self, specs: Sequence[TensorSpec], table: dict[str, Header]
+    ) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Of one sample, or of one step of a sequence, by input."""
+        first = {spec.name: 2 if stateful.STEPS in spec.shape else 1 for spec in specs}
+        return tuple((name, table[name].shape[axis:]) for name, axis in first.items())
 
     def _value_problems(self, names: list[str]) -> list[Problem]:
         wanted = [*names, *([LABELS] if self.ref.labelled and LABELS not in names else [])]

@@ -59,10 +59,11 @@ from harness.errors import InputError, Problem
 from harness.host import Host
 from harness.images import CHANNELS, DTYPES, INTERPOLATIONS, LAYOUTS, Preprocessing
 from harness.metrics import anchored
-from harness.types import ASKED, Precision
+from harness.types import ASKED, Precision, ShapeRange
 from harness.variants import Wishes
 
 __all__ = [
+    "BuildConfig",
     "Candidates",
     "Constraints",
     "Images",
@@ -71,6 +72,7 @@ __all__ = [
     "Measure",
     "Objective",
     "Quantization",
+    "Shape",
     "SweepConfig",
     "Target",
     "find_target",
@@ -114,6 +116,8 @@ _Seconds = Annotated[float, number(0, 86_400, above=True)]
 _Counts = Annotated[tuple[_Count, ...], AfterValidator(some)]
 _Devices = Annotated[tuple[_Device, ...], AfterValidator(some)]
 _Values = Annotated[tuple[_Option, ...], BeforeValidator(listed), AfterValidator(some)]
+_Options = Mapping[str, Mapping[str, _Values]]
+_Sizes = tuple[Annotated[int, whole(0)], ...]
 
 Objective = Literal["latency", "throughput", "memory", "size"]
 _Objective = Annotated[Objective, choice(*get_args(Objective))]
@@ -187,7 +191,7 @@ class Candidates(_Table):
         default=(), description="inferences in flight in one process (throughput)"
     )
     devices: _Devices = Field(default=(), description="devices to try; else the target's device")
-    options: Mapping[str, Mapping[str, _Values]] = Field(
+    options: _Options = Field(
         default_factory=dict,
         description="values to try of each option of a backend's runtime, "
         "as [candidates.options.BACKEND]",
@@ -346,6 +350,32 @@ class Images(_Table):
         return Preprocessing(**plain | sized | named)
 
 
+class Shape(_Table):
+    """The shapes of one input that engines are built for, batch axis included."""
+
+    min: _Sizes = Field(description="the smallest sizes of that input, the batch's first")
+    opt: _Sizes = Field(description="the sizes that the engine is tuned for")
+    max: _Sizes = Field(description="the largest sizes")
+
+    @model_validator(mode="after")
+    def _fit(self) -> Shape:
+        """One size for each axis, in order."""
+        low, usual, high = self.min, self.opt, self.max
+        if not len(low) == len(usual) == len(high):
+            what = f"min, opt and max have {len(low)}, {len(usual)} and {len(high)} sizes"
+            what += "; expected as many in each"
+            raise PydanticCustomError("reader", "{what}", {"what": what})
+        for axis, (a, b, c) in enumerate(zip(low, usual, high)):
+            if not a <= b <= c:
+                what = f"axis {axis} has min {a}, opt {b}, max {c}; expected min <= opt <= max"
+                raise PydanticCustomError("reader", "{what}", {"what": what})
+        return self
+
+    def range(self, name: str) -> ShapeRange:
+        """The same for :mod:`harness.profiles`."""
+        return ShapeRange(name, self.min, self.opt, self.max)
+
+
 class SweepConfig(_Table):
     """All of ``sweep.toml`` after the command line's overrides."""
 
@@ -370,6 +400,11 @@ class SweepConfig(_Table):
     )
     precisions: Annotated[tuple[_Precision, ...], AfterValidator(some)] = Field(
         default=(), description="precisions to compare; else all that a backend offers"
+    )
+    engines: Annotated[tuple[_File, ...], AfterValidator(some)] = Field(
+        default=(),
+        description="files of engines of your own, compared as they are with the backends that "
+        "read them",
     )
     objective: _Objective = Field(
         default="latency", description="what the recommendation makes best"
@@ -410,6 +445,11 @@ class SweepConfig(_Table):
         description="the output that each state input is fed from at the next step, as INPUT = "
         '"OUTPUT"; its data are sequences',
     )
+    shapes: Mapping[str, Shape] = Field(
+        default_factory=dict,
+        description="shapes of an input that engines are built for, as INPUT = { min, opt, max }; "
+        "else those of the data",
+    )
     python: Mapping[str, _Python] = Field(
         default_factory=dict,
         description="the interpreter of a backend that has an environment of its own",
@@ -432,6 +472,12 @@ class SweepConfig(_Table):
     def from_dict(cls, data: Mapping[str, Any], source: str = "config") -> SweepConfig:
         """The value that :meth:`to_dict` described. Raises InputError."""
         return _validated(cls, data, source)
+
+
+class BuildConfig(SweepConfig):
+    """The same for building alone, which can do without data."""
+
+    data: Optional[_Source] = None  # type: ignore[assignment]
 
 
 class Match(_Table):
@@ -476,6 +522,10 @@ class Target(_Table):
     compute_capability: Optional[_Capability] = Field(
         default=None, description="the GPU's, for building its engines on another machine"
     )
+    options: _Options = Field(
+        default_factory=dict,
+        description="options of a backend's runtime here, as [targets.NAME.options.BACKEND]",
+    )
     notes: _Words = Field(default="", description="anything worth remembering")
     match: Match = Field(default_factory=Match)
     constraints: Constraints = Field(default_factory=Constraints)
@@ -512,9 +562,11 @@ _Model = TypeVar("_Model", bound=BaseModel)
 def load_sweep(
     path: Union[str, os.PathLike[str], None] = None,
     overrides: Optional[Mapping[str, object]] = None,
+    table: type[SweepConfig] = SweepConfig,
 ) -> SweepConfig:
     """Read a ``sweep.toml``, or none, with the command line's overrides on top.
 
+    table: :class:`BuildConfig` where data aren't needed.
     overrides: by key path (``"constraints.max_latency"``), as typed (``"5ms"``); nested mappings do
     as well. None and empty lists are options that weren't given. Relative paths in a file are
     relative to it, and must exist; those of overrides are left as they are.
@@ -524,10 +576,10 @@ def load_sweep(
     given = _overlay(data, overrides or {})
     problems = _absent_files(data, Path(path), given) if path is not None else []
     try:
-        config = SweepConfig.model_validate(data)
+        config = table.model_validate(data)
     except ValidationError as error:
         source = None if path is None else str(path)
-        found_too = explain(error, SweepConfig, data, source, given)
+        found_too = explain(error, table, data, source, given)
         raise InputError([*found_too, *problems]) from None
     if problems:
         raise InputError(problems)
@@ -597,6 +649,10 @@ def for_target(config: SweepConfig, target: Target) -> SweepConfig:
     chosen = {
         "threads": tried.threads or target.threads,
         "devices": tried.devices or (target.device,),
+        "options": {
+            name: {**target.options.get(name, {}), **tried.options.get(name, {})}
+            for name in (*target.options, *(o for o in tried.options if o not in target.options))
+        },
     }
     return config.model_copy(
         update={
@@ -682,6 +738,8 @@ def _anchored(config: SweepConfig, folder: Path, given: set[KeyPath]) -> SweepCo
         in_file = key in config.model_fields_set and (key,) not in given
         if in_file and not (key in {"data", "calibration"} and is_function(text)):
             changed[key] = _resolved(text, folder)
+    if config.engines and ("engines",) not in given:
+        changed["engines"] = tuple(_resolved(each, folder) for each in config.engines)
     if config.metric is not None and ("metric",) not in given:
         changed["metric"] = anchored(config.metric, str(folder))
     own = {name: path for name, path in config.python.items() if ("python", name) not in given}

@@ -24,7 +24,13 @@ _MISSING: dict[KeyPath, tuple[str, str]] = {
     ("data",): ("no data is named", "enginepick sweep MODEL --data DATA"),
     ("targets",): ("no target is defined; expected at least one", "add a table [targets.local]"),
 }
-_OPTIONS = {"model": "MODEL", "backends": "--backend", "precisions": "--precision"}
+_OPTIONS = {
+    "model": "MODEL",
+    "backends": "--backend",
+    "precisions": "--precision",
+    "engines": "--engine",
+    "devices": "--device",
+}
 
 
 @dataclass(frozen=True)

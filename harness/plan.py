@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from harness.backend import Capabilities, Offer
+from harness.ownengines import takes
 from harness.types import (
     Candidate,
     Precision,
@@ -38,7 +39,9 @@ class Known:
 class Wishes:
     """What the user asks to be compared. Empty: the defaults for this host and scenario.
 
-    options: per backend, the values to try of each of its options.
+    options: per backend, the values to try of each of its options. engines: the user's own, by the
+    recipe that stands for each: their files. compute_capability: build only, for such a GPU, which
+    need not be here.
     """
 
     scenario: Scenario
@@ -51,6 +54,8 @@ class Wishes:
     batch: tuple[int, ...] = ()
     in_flight: tuple[int, ...] = ()
     options: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    engines: Mapping[str, str] = field(default_factory=dict)
+    compute_capability: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,9 @@ def make_plan(
     wishes: Wishes,
     inputs: tuple[TensorSpec, ...],
     model_format: str = "onnx",
-    calibration_samples: int = 1,
+    calibration_samples: int | None = 1,
 ) -> Plan:
-    """Combine everything, and sort out what can't run."""
+    """Combine everything, and sort out what can't run. calibration_samples: None without data."""
     candidates: list[Candidate] = []
     skips: list[Skipped] = []
     for known in backends:
@@ -87,8 +92,9 @@ def make_plan(
             for settings in settings_for(known, wishes):
                 candidate = Candidate(known.name, offer.precision, offer.recipe, device, settings)
                 refusal = (
-                    _refuse_backend(known, model_format)
-                    or _refuse_device(known, offer, device)
+                    _refuse_backend(known, wishes.compute_capability)
+                    or _refuse_format(known, offer, model_format)
+                    or _refuse_device(known, offer, device, wishes.compute_capability)
                     or _refuse_settings(settings, inputs)
                     or _refuse_calibration(offer, calibration_samples)
                 )
@@ -113,6 +119,9 @@ def _offers(known: Known, wishes: Wishes) -> Iterator[Offer]:
     for offer in known.capabilities.offers:
         if not wishes.precisions or offer.precision in wishes.precisions:
             yield offer
+    for recipe, path in wishes.engines.items():
+        if takes(known.capabilities, path):
+            yield Offer(Precision.AS_IS, recipe)
 
 
 def settings_for(known: Known, wishes: Wishes) -> Iterator[Settings]:
@@ -159,17 +168,32 @@ def _throughput_settings(known: Known, wishes: Wishes) -> Iterator[Settings]:
 _Refusal = tuple[Status, str, str | None]
 
 
-def _refuse_backend(known: Known, model_format: str) -> _Refusal | None:
-    if known.probe.problem is not None:
+def _refuse_backend(known: Known, compute_capability: str | None) -> _Refusal | None:
+    """Building for a GPU that isn't here takes the library alone, whatever else is missing."""
+    if compute_capability is not None and not known.capabilities.ahead:
+        reason = f"{known.name} builds engines only on the machine that runs them"
+        return Status.UNSUPPORTED, reason, "run enginepick build there"
+    alone = compute_capability is not None and bool(known.probe.versions)
+    if known.probe.problem is not None and not alone:
         return Status.UNAVAILABLE, known.probe.problem, known.probe.fix
+    return None
+
+
+def _refuse_format(known: Known, offer: Offer, model_format: str) -> _Refusal | None:
+    if offer.precision is Precision.AS_IS:
+        return None
     if model_format not in known.capabilities.formats:
         formats = ", ".join(known.capabilities.formats)
         return Status.UNSUPPORTED, f"{known.name} reads {formats}, not {model_format}", None
     return None
 
 
-def _refuse_device(known: Known, offer: Offer, device_id: str) -> _Refusal | None:
+def _refuse_device(
+    known: Known, offer: Offer, device_id: str, compute_capability: str | None
+) -> _Refusal | None:
     """Compound strings (``auto:...``, ``hetero:...``) are the runtime's own to judge."""
+    if compute_capability is not None:
+        return None
     compound = device_id.split(":", maxsplit=1)[0] in ("auto", "hetero", "multi", "batch")
     device = known.probe.device(device_id)
     if device is None and not compound:
@@ -194,8 +218,11 @@ def _refuse_settings(settings: Settings, inputs: tuple[TensorSpec, ...]) -> _Ref
     return None
 
 
-def _refuse_calibration(offer: Offer, samples: int) -> _Refusal | None:
-    if offer.calibrated and samples < 1:
+def _refuse_calibration(offer: Offer, samples: int | None) -> _Refusal | None:
+    if offer.calibrated and samples is None:
+        reason = f"{offer.precision} by {offer.recipe} is calibrated on samples, and there are none"
+        return Status.UNSUPPORTED, reason, "--data DATA, or --calibration DATA"
+    if offer.calibrated and not samples:
         reason = "no calibration samples: all the data validates"
         return Status.UNSUPPORTED, reason, "set measure.calibration_samples or give --calibration"
     return None

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness import datasets, jobs, registry
+from harness import datasets, jobs, ownengines, profiles, registry
 from harness.backend import Capabilities
 from harness.child import Child
 from harness.config import Lab, SweepConfig, Target, find_target, for_target
@@ -23,6 +23,7 @@ from harness.plan import REFERENCE_BACKEND, Known, Plan, Wishes, make_plan
 from harness.reference import reference_candidate
 from harness.setup import Home, Setup, ask_parent_side
 from harness.types import Candidate, Precision, Probe, Scenario, Stage
+from harness.variants import DERIVED
 
 CHECK_TIMEOUT_S = 3600.0
 PROBE_TIMEOUT_S = 120.0
@@ -34,7 +35,8 @@ class Prepared:
 
     checked: what :mod:`harness.checks` found of model and data. referee: the backend of the
     reference, which may be none of those that are compared; None where it can't run the model.
-    unrolled: what calibrates a stateful model, see :mod:`harness.unrolling`.
+    unrolled: what calibrates a stateful model, see :mod:`harness.unrolling`. profiles, engines,
+    compute_capability: see :class:`harness.setup.Setup`.
     """
 
     config: SweepConfig
@@ -47,6 +49,9 @@ class Prepared:
     plan: Plan
     referee: Known | None = None
     unrolled: datasets.DataRef | None = None
+    profiles: Mapping[str, tuple[profiles.Profile, ...]] = field(default_factory=dict)
+    engines: Mapping[str, ownengines.OwnEngine] = field(default_factory=dict)
+    compute_capability: str | None = None
 
     @property
     def reference(self) -> Candidate | None:
@@ -56,7 +61,7 @@ class Prepared:
     @property
     def calibration_count(self) -> int:
         """How many samples are split off for calibration; 0 when they have data of their own."""
-        if self.checked.calibration is not None:
+        if self.checked.calibration is not None or self.checked.data is None:
             return 0
         return datasets.split_off(self.config.calibration_pool, self.checked.data.samples)
 
@@ -67,8 +72,8 @@ class Prepared:
         limit = self.config.measure.calibration_samples
         if own is not None:
             return jobs.Samples(own, "all", 0, seed, limit, excluded)
-        count = self.calibration_count
-        return jobs.Samples(self.checked.data, "calibration", count, seed, limit, excluded)
+        data, count = self.checked.data or _NO_DATA, self.calibration_count
+        return jobs.Samples(data, "calibration", count, seed, limit, excluded)
 
     @property
     def calibration(self) -> jobs.Samples | None:
@@ -87,7 +92,7 @@ class Prepared:
         checked, config = self.checked, self.config
         referees = (self.referee,) if self.referee else ()
         validation = jobs.Samples(
-            checked.data,
+            checked.data or _NO_DATA,
             "validation",
             self.calibration_count,
             config.seed,
@@ -106,7 +111,14 @@ class Prepared:
             memory_limit_bytes=config.measure.memory_limit_bytes,
             quantization=config.quantization.wishes(),
             sequences=checked.sequences,
+            profiles=self.profiles,
+            engines=self.engines,
+            compute_capability=self.compute_capability,
         )
+
+
+_NO_DATA = datasets.DataRef("none", (), labelled=False, sha256="")
+"""Of a build without any."""
 
 
 def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
@@ -125,14 +137,15 @@ def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
     if target.reach != "local":
         what = f"the target {target_name} is reached by {target.reach}; a sweep runs on this host"
         problems.append(Problem("--target", what, f"run the same command on {target_name}"))
-    problems += _unwritable(Path(config.out))
+    problems += unwritable(Path(config.out))
     names, unknown = _chosen_backends(config)
     problems += unknown
     if config.state and config.objective == "throughput":
         what = "a stateful model's steps wait for each other, so none can be in flight together"
         fix = "measure latency; to serve more sequences, run a process for each"
         problems.append(Problem("--objective", what, fix))
-    checked = _check(config, spool, problems)
+    checked = check_input(config, spool, problems)
+    problems += engine_problems(config, names)
     if problems:
         raise InputError(problems)
     homes = {name: find_home(name, config.python) for name in names}
@@ -150,8 +163,9 @@ def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
         homes={name: home for name, home in homes.items() if home is not None},
         plan=Plan((), (), None),
         referee=referee,
+        engines=ownengines.find(config.engines),
     )
-    return _planned(_unrolled(prepared, spool))
+    return planned(unroll(prepared, spool))
 
 
 def _referee(knowns: Iterable[Known], model_format: str) -> Known | None:
@@ -166,7 +180,14 @@ def _referee(knowns: Iterable[Known], model_format: str) -> Known | None:
     return known if usable and model_format in known.capabilities.formats else None
 
 
-def _unrolled(prepared: Prepared, spool: Path) -> Prepared:
+def engine_problems(config: SweepConfig, names: Iterable[str]) -> list[Problem]:
+    """What is wrong with the user's own engines."""
+    backends = {name: registry.safe_load(name) for name in (names if config.engines else ())}
+    known = {n: each.capabilities for n, each in backends.items() if not isinstance(each, Probe)}
+    return ownengines.problems(config.engines, known)
+
+
+def unroll(prepared: Prepared, spool: Path) -> Prepared:
     """With single steps to calibrate a stateful model on, where something is calibrated."""
     checked, config = prepared.checked, prepared.config
     wanted = any(
@@ -192,17 +213,43 @@ def _unrolled(prepared: Prepared, spool: Path) -> Prepared:
     return replace(prepared, unrolled=answer)
 
 
-def _planned(prepared: Prepared) -> Prepared:
+def planned(prepared: Prepared) -> Prepared:
+    """With its plan, and the shapes that engines are built for. Raises InputError."""
     config, checked = prepared.config, prepared.checked
-    wishes = wishes_of(config, prepared.host)
+    paths = {name: each.path for name, each in prepared.engines.items()}
+    ahead = prepared.compute_capability
+    wishes = replace(wishes_of(config, prepared.host), engines=paths, compute_capability=ahead)
     calibration = prepared.calibration
     calibrating = len(calibration.indices()) if calibration is not None else 0
+    without_data = checked.data is None and checked.calibration is None
     plan = make_plan(
-        prepared.knowns, wishes, checked.model.inputs, checked.model.format, calibrating
+        prepared.knowns,
+        wishes,
+        checked.model.inputs,
+        checked.model.format,
+        None if without_data else calibrating,
     )
     if not plan.candidates:
         raise InputError(_nothing_to_do(plan))
-    return replace(prepared, plan=plan)
+    return replace(prepared, plan=plan, profiles=_profiles(prepared, plan))
+
+
+def _profiles(prepared: Prepared, plan: Plan) -> dict[str, tuple[profiles.Profile, ...]]:
+    """By backend, for those that want them: one for each batch size, that of calibration too."""
+    checked, found = prepared.checked, {}
+    given = {name: each.range(name) for name, each in prepared.config.shapes.items()}
+    for known in prepared.knowns:
+        own = {(o.precision, o.recipe): o.calibrated for o in known.capabilities.offers}
+        planned = [each for each in plan.candidates if each.backend == known.name]
+        built = [each for each in planned if each.precision is not Precision.AS_IS]
+        if not known.capabilities.ranges or not built:
+            continue
+        batches = {each.settings.batch for each in built}
+        if any(own[c.precision, c.recipe] and c.recipe not in DERIVED for c in built):
+            batches.add(1)
+        inputs, states = checked.model.inputs, prepared.config.state
+        found[known.name] = profiles.derive(inputs, checked.shapes, batches, given, states)
+    return found
 
 
 def wishes_of(config: SweepConfig, host: Host) -> Wishes:
@@ -284,7 +331,7 @@ def find_backends(names: Iterable[str], python: Mapping[str, str]) -> tuple[Know
     return tuple(find_backend(name, find_home(name, python)) for name in names)
 
 
-def _check(config: SweepConfig, spool: Path, problems: list[Problem]) -> Any:
+def check_input(config: SweepConfig, spool: Path, problems: list[Problem]) -> Any:
     """Model and data, checked in a child. Its problems are added."""
     from harness.checks import Checked
 
@@ -304,10 +351,13 @@ def _check(config: SweepConfig, spool: Path, problems: list[Problem]) -> Any:
         problems += answer.problems
     elif isinstance(answer, jobs.Refused):
         problems.append(Problem(config.model, f"could not be checked: {answer.reason}"))
+    else:
+        given = {name: each.range(name) for name, each in config.shapes.items()}
+        problems += profiles.problems_of(given, answer.model.inputs)
     return answer
 
 
-def _unwritable(folder: Path) -> list[Problem]:
+def unwritable(folder: Path) -> list[Problem]:
     """Whether results can be written there; leaves nothing behind."""
     existing = folder
     while not existing.exists() and existing != existing.parent:

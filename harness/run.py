@@ -25,13 +25,13 @@ from harness.hostlock import only_one
 from harness.judging import Judge, Judging, Subject
 from harness.plan import Plan, Skipped
 from harness.prepare import Prepared, own_version, prepare
-from harness.record import DataUse, EndRecord, ModelUse, RunRecord, Skip
+from harness.record import BuildRecord, DataUse, EndRecord, ModelUse, RunRecord, Skip
 from harness.recovery import Recovery, drop_of
 from harness.rounds import Rounds
 from harness.runner import Entrant
 from harness.stats import Answer
 from harness.store import Results, Store, read
-from harness.types import Candidate, Engine, EngineKey
+from harness.types import Candidate, Engine, EngineKey, Precision
 
 FLOOR_BYTES = 200 * 2**20
 """What a worker with a runtime and next to no model takes, at most."""
@@ -86,7 +86,7 @@ def resume(
     config = SweepConfig.from_dict(earlier.run.config, f"{path.name}: config")
     with cache.scratch() as spool:
         prepared = prepare(config, lab, spool)
-        _same(earlier.run, prepared)
+        _same(earlier.run, earlier.builds, prepared)
         store, earlier = Store.resume(path)
         with store:
             planned = replace(prepared, plan=_plan_of(earlier.run))
@@ -128,7 +128,7 @@ def find_run(run: str, out: Path) -> Path:
     raise InputError([Problem("RUN", what, "name its file, or give --out")])
 
 
-def _same(run: RunRecord, now: Prepared) -> None:
+def _same(run: RunRecord, builds: Sequence[BuildRecord], now: Prepared) -> None:
     """A run goes on only with what it began with."""
     checks = (
         ("the model", run.model.sha256, now.checked.model.sha256),
@@ -140,6 +140,11 @@ def _same(run: RunRecord, now: Prepared) -> None:
         ),
         ("the host", run.host_fingerprint, now.host.fingerprint()),
         ("the backends", run.probes, tuple(known.probe for known in now.knowns)),
+        *(
+            (f"the engine {each.recipe}", each.parent_sha256, now.engines[each.recipe].sha256)
+            for each in builds
+            if each.precision == Precision.AS_IS
+        ),
     )
     problems = [
         Problem(run.run_id, f"{name} changed since this run began", "start a new sweep")

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from harness import jobs
 from harness.child import Child
+from harness.ownengines import OwnEngine
+from harness.profiles import Profile
 from harness.stateful import Sequences
 from harness.types import Probe, Stage, TensorSpec
 from harness.variants import Wishes
@@ -40,6 +42,9 @@ class Setup:
     inputs: the model's. sequences: how the data feed a stateful model; None for any other.
     calibration is None when nothing can be calibrated. Every worker that loads the model has
     ``memory_limit_bytes``; a job that takes longer than ``timeout_s`` is killed.
+    profiles: of the backends whose engines are made for ranges of shapes. engines: the user's own,
+    by the recipe that stands for each. compute_capability: of the GPU that engines are built for,
+    where it isn't the candidate's device here.
     """
 
     model: str
@@ -55,6 +60,9 @@ class Setup:
     quantization: Wishes = field(default_factory=Wishes)
     rng: random.Random = field(default_factory=random.Random)
     sequences: Sequences | None = None
+    profiles: Mapping[str, tuple[Profile, ...]] = field(default_factory=dict)
+    engines: Mapping[str, OwnEngine] = field(default_factory=dict)
+    compute_capability: str | None = None
 
     @property
     def fed(self) -> tuple[TensorSpec, ...]:

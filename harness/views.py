@@ -166,7 +166,9 @@ def estimate(prepared: Prepared) -> tuple[float, float]:
         for offer in known.capabilities.offers
     }
     engines = {each.engine_key: each for each in plan.candidates}
-    build = sum(BUILD_S[calibrated[e.backend, e.precision, e.recipe]] for e in engines.values())
+    build = sum(
+        BUILD_S[calibrated.get((e.backend, e.precision, e.recipe), False)] for e in engines.values()
+    )
     turn = measure.passes * measure.slice_ms * 1.25e-3 + 0.4
     launches = sum(each.settings.processes for each in plan.candidates) * (measure.rounds or ROUNDS)
     seconds = build + launches * (LAUNCH_S + turn) + (prepared.config.sustain_s or 0.0)

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from harness.config import (
+    BuildConfig,
     Candidates,
     Constraints,
     Lab,
     Match,
     Measure,
+    Shape,
     SweepConfig,
     Target,
     find_target,
@@ -235,6 +237,7 @@ target = "nuc"
 out = "kept"
 backends = ["openvino", "onnxruntime", "openvino"]
 precisions = ["fp32", "int8-dynamic"]
+engines = ["m.engine", "m.engine"]
 objective = "throughput"
 budget = "1h30m"
 sustain = "10m"
@@ -295,6 +298,10 @@ dtype = "float32"
 classes = "classes.txt"
 [state]
 h_in = "h_out"
+[shapes.NAME]
+min = [1, 3]
+opt = [4, 3]
+max = [8, 3]
 """
 
 
@@ -309,6 +316,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         out=str(tmp_path / "kept"),
         backends=("openvino", "onnxruntime"),  # said twice is said once
         precisions=(Precision.FP32, Precision.INT8_DYNAMIC),
+        engines=(str(tmp_path / "m.engine"),),
         objective="throughput",
         budget="1h30m",  # type: ignore[arg-type]
         sustain="10m",  # type: ignore[arg-type]
@@ -331,6 +339,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         quantization=config.quantization,
         images=config.images,
         state={"h_in": "h_out"},
+        shapes={"NAME": Shape(min=(1, 3), opt=(4, 3), max=(8, 3))},
         python={"tensorrt": str(tmp_path / "venv/bin/python"), "executorch": "python3.11"},
     )
     assert config.images is not None
@@ -718,6 +727,7 @@ def test_every_key_of_a_target(tmp_path: Path) -> None:
     threads = 4
     compute_capability = "8.7"
     notes = "under the desk"
+    options = { tensorrt = { library = "tensorrt_rtx" } }
     match = { hostname = "nuc", cpu = "Core", machine = "NUC", gpu = "RTX" }
     python = { tensorrt = "venv/bin/python" }
     [targets.nuc.constraints]
@@ -732,6 +742,7 @@ def test_every_key_of_a_target(tmp_path: Path) -> None:
     assert (target.device, target.description, target.notes) == ("gpu:0", "a NUC", "under the desk")
     assert (target.reach, target.threads) == ("ssh://lab@nuc.example:2222", (4,))
     assert target.compute_capability == "8.7"
+    assert target.options == {"tensorrt": {"library": ("tensorrt_rtx",)}}
     assert target.match == Match(hostname="nuc", cpu="Core", machine="NUC", gpu="RTX")
     assert target.constraints.model_dump() == {
         "max_accuracy_drop": 0.02,
@@ -927,6 +938,39 @@ def test_for_target_fills_in_what_the_sweep_leaves_open() -> None:
     assert own.python == {"a": "ours", "b": "theirs"}
 
 
+def test_options_of_the_sweep_go_before_the_targets() -> None:
+    target = Target(options={"tensorrt": {"library": ("tensorrt_rtx",), "level": ("3",)}})
+    own = {"tensorrt": {"level": ["1", "5"]}, "openvino": {"hint": ["LATENCY"]}}
+    config = load_sweep(None, {**BASE, "candidates": {"options": own}})
+    assert for_target(config, target).candidates.options == {
+        "tensorrt": {"library": ("tensorrt_rtx",), "level": ("1", "5")},
+        "openvino": {"hint": ("LATENCY",)},
+    }
+    assert for_target(load_sweep(None, BASE), Target()).candidates.options == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"min": [1], "opt": [1, 3], "max": [1, 3]}, "1, 2 and 2 sizes"),
+        ({"min": [2, 3], "opt": [1, 3], "max": [8, 3]}, "axis 0 has min 2, opt 1, max 8"),
+        ({"min": [1, 3], "opt": [9, 3], "max": [8, 3]}, "expected min <= opt <= max"),
+        ({"min": [1, 3], "opt": [1, 3]}, "no max is given"),
+        ({"min": [1, -3], "opt": [1, 3], "max": [1, 3]}, "a whole number, 0 or more"),
+    ],
+)
+def test_ranges_of_shapes_are_ordered(shape: dict[str, list[int]], words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        load_sweep(None, {**BASE, "shapes": {"x": shape}})
+
+
+def test_building_can_do_without_data() -> None:
+    assert load_sweep(None, {"model": "m.onnx"}, BuildConfig).data is None
+    assert load_sweep(None, BASE, BuildConfig).data == "d.npz"
+    with pytest.raises(InputError, match="no model is named"):
+        load_sweep(None, {}, BuildConfig)
+
+
 def test_tables_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Measure().rounds = 3
@@ -977,9 +1021,12 @@ def test_example_sweep(tmp_path: Path) -> None:
     complete.write_text(text.replace('"../', f'"{ROOT}/'))
     load_sweep(complete)
     assert keys_in(tomllib.loads(text)) == {
-        *(fixed_keys(SweepConfig)),
+        *(key for key in fixed_keys(SweepConfig) if "NAME" not in key),
         *((table,) for table in TABLES),
         ("state", "h_in"),
+        ("shapes",),
+        ("shapes", "image"),
+        *(("shapes", "image", name) for name in ("min", "opt", "max")),
         ("candidates", "options", "openvino"),
         ("candidates", "options", "openvino", "ENABLE_CPU_PINNING"),
         ("python", "tensorrt"),

@@ -363,7 +363,7 @@ def test_a_cached_engine_is_used_again_and_a_damaged_one_rebuilt(tmp_path):
     first = run(tmp_path)
     assert not first.builds[0].cached
     assert run(tmp_path).builds[0].cached
-    engine = tmp_path / "cache" / "engines" / first.builds[0].engine_key / "files" / "weights.bin"
+    engine = tmp_path / "cache" / "engines" / first.builds[0].engine_key / "files" / "engine.bin"
     engine.write_bytes(engine.read_bytes()[:-1] + b"x")
     third = run(tmp_path)
     assert not third.builds[0].cached
