@@ -24,7 +24,7 @@ from mypy.nodes import CallExpr, Expression, MemberExpr, MypyFile, NameExpr, Ref
 from mypy.types import AnyType, CallableType, Instance, Type, TypeType, UnionType, get_proper_type
 
 VENDOR = "tensorrt"
-MODULE, ANY = "<module>", "<Any>"
+MODULE, ANY, OTHER = "<module>", "<Any>", "<other>"
 _ARGUMENTS = [
     "--config-file=",
     "--no-site-packages",
@@ -39,10 +39,11 @@ _ARGUMENTS = [
 
 
 def accesses(types: dict[Expression, Type]) -> Iterator[dict[str, Any]]:
-    """Every attribute of a vendor object or of an Any: by name, or by hasattr and getattr.
+    """Every attribute that is touched: by name, or by hasattr and getattr.
 
-    line: of the expression. how: "name", "hasattr" or "getattr". owner: the class. name:
-    None where it is computed. has: whether this version's class has it.
+    line: of the expression. how: "name", "hasattr" or "getattr". owner: the vendor's
+    class, MODULE, ANY, or OTHER for a class of another's. name: None where it is computed. has:
+    whether this version's owner has it.
     """
     for node in types:
         if isinstance(node, MemberExpr):
@@ -67,19 +68,20 @@ def _owners(
     types: dict[Expression, Type], expression: Expression, name: str | None
 ) -> Iterator[tuple[str, bool]]:
     if isinstance(expression, RefExpr) and isinstance(expression.node, MypyFile):
-        if expression.node.fullname == VENDOR:
-            yield MODULE, name in expression.node.names
+        vendor = expression.node.fullname == VENDOR
+        yield (MODULE, name in expression.node.names) if vendor else (OTHER, True)
         return
     kind = get_proper_type(types.get(expression))
     union = kind.items if isinstance(kind, UnionType) else [kind]
     items = [get_proper_type(item) for item in union]
     classes = [info for item in items if (info := _class_of(item))]
-    for info in classes:
-        if info.module_name == VENDOR:
-            has = name is not None and info.get(name) is not None
-            yield info.fullname.removeprefix(f"{VENDOR}."), has
-    if not classes and any(isinstance(item, AnyType) for item in items):
-        yield ANY, False
+    vendors = [info for info in classes if info.module_name == VENDOR]
+    for info in vendors:
+        has = name is not None and info.get(name) is not None
+        yield info.fullname.removeprefix(f"{VENDOR}."), has
+    if not vendors:
+        hidden = not classes and any(isinstance(item, AnyType) for item in items)
+        yield (ANY, False) if hidden else (OTHER, True)
 
 
 def _class_of(kind: Any) -> Any:

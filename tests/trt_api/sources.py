@@ -28,6 +28,26 @@ def copied(package: Path, root: Path) -> dict[int, Path]:
     return dict(enumerate(files, 1))
 
 
+def attributes(file: Path) -> Iterator[tuple[int, str]]:
+    """(line, name) of every attribute that the source touches when it runs.
+
+    Annotations aren't run; a class's bases are bound before mypy knows types.
+    """
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    apart: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.arg, ast.AnnAssign)) and node.annotation:
+            apart.append(node.annotation)
+        elif isinstance(node, ast.FunctionDef) and node.returns:
+            apart.append(node.returns)
+        elif isinstance(node, ast.ClassDef):
+            apart += node.bases
+    skipped = {child for node in apart for child in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node not in skipped:
+            yield node.lineno, node.attr
+
+
 def with_module(text: str) -> str:
     """The source in which ``x.module`` and a parameter ``trt`` are the module ``tensorrt``."""
     lines = [line.encode() for line in text.splitlines()]
