@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import backends.ort as adapter
-from backends.ort import BACKEND, executed, graph, runtime
+from backends.ort import BACKEND, executed, graph, openings, runtime
 from backends.ort.session import OrtDeviceSession, OrtSession, aligned
 from harness import testing_models as models
 from harness import variants
@@ -238,7 +238,7 @@ def test_aligned_memory_of_any_shape() -> None:
 def test_the_session_for_devices_rebinds_every_feed(tmp_path: Path) -> None:
     """Exercised on the CPU: what it does there is what carries a feed to another device."""
     built = engine(models.two_inputs_two_outputs_model(), tmp_path)
-    how = runtime.opening("cpu", SINGLE, ON_CPU, NEWEST)
+    how = openings.opening("cpu", SINGLE, ON_CPU, NEWEST)
     session = OrtDeviceSession(how.session(onnxruntime, built.path), how, lambda: None)
     plain = BACKEND.open(built, "cpu", SINGLE)
     for seed, batch in enumerate((1, 1, 3, 1)):
@@ -387,12 +387,12 @@ def test_types_are_carried_to_products_of_activations() -> None:
 
 
 def test_an_older_runtime_is_judged_by_its_only_provider(tmp_path: Path) -> None:
-    how = runtime.opening("cpu", SINGLE, ON_CPU, NEWEST)
+    how = openings.opening("cpu", SINGLE, ON_CPU, NEWEST)
     body = graph.Graph([graph.Node("Relu")], {})
     told = executed._told(body, Counter(), how, [])
     assert told is not None
     assert [(share.name, share.count) for share in told.devices] == [("cpu", 1)]
-    open_to_others = runtime.opening(
+    open_to_others = openings.opening(
         "gpu:0",
         Settings(options=(("cpu-fallback", "on"),)),
         ["CUDAExecutionProvider"],
@@ -408,7 +408,7 @@ def test_an_older_runtime_is_judged_by_its_only_provider(tmp_path: Path) -> None
 
 def entries(version: tuple[int, int] = NEWEST, **options: str) -> dict[str, str]:
     chosen = tuple((name.replace("_", "-"), value) for name, value in options.items())
-    return dict(runtime.opening("cpu", Settings(options=chosen), ON_CPU, version).entries)
+    return dict(openings.opening("cpu", Settings(options=chosen), ON_CPU, version).entries)
 
 
 def test_idle_threads_stop_spinning() -> None:
@@ -433,12 +433,12 @@ def test_idle_threads_stop_spinning() -> None:
 )
 def test_options_that_mean_nothing_are_refused(name: str, value: str) -> None:
     with pytest.raises(UnsupportedError, match=name):
-        runtime.opening("cpu", Settings(options=((name, value),)), ON_CPU, NEWEST)
+        openings.opening("cpu", Settings(options=((name, value),)), ON_CPU, NEWEST)
 
 
 def test_levels_are_those_of_the_runtime() -> None:
-    for level, member in runtime.LEVELS.items():
-        how = runtime.opening(
+    for level, member in openings.LEVELS.items():
+        how = openings.opening(
             "cpu", Settings(options=(("graph-optimization", level),)), ON_CPU, NEWEST
         )
         options = how.options(onnxruntime)
@@ -448,11 +448,11 @@ def test_levels_are_those_of_the_runtime() -> None:
 
 def test_a_gpu_may_not_fall_back_to_the_cpu_unless_told_to() -> None:
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    strict = runtime.opening("gpu:1", Settings(), providers, NEWEST)
+    strict = openings.opening("gpu:1", Settings(), providers, NEWEST)
     assert strict.providers == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]
     assert ("session.disable_cpu_ep_fallback", "1") in strict.entries
     options = (("cpu-fallback", "on"), ("tf32", "on"))
-    loose = runtime.opening("gpu:1", Settings(options=options), providers, NEWEST)
+    loose = openings.opening("gpu:1", Settings(options=options), providers, NEWEST)
     assert loose.providers == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "1"})]
     assert ("session.disable_cpu_ep_fallback", "1") not in loose.entries
 
@@ -461,13 +461,13 @@ def test_a_gpu_may_not_fall_back_to_the_cpu_unless_told_to() -> None:
 def test_devices_that_are_not_here_are_unavailable(device: str) -> None:
     providers = ON_CPU if device != "gpu:x" else ["CUDAExecutionProvider"]
     with pytest.raises(UnavailableError, match=device):
-        runtime.opening(device, Settings(), providers, NEWEST)
+        openings.opening(device, Settings(), providers, NEWEST)
 
 
 def test_a_provider_that_is_not_taken_is_an_error(tmp_path: Path) -> None:
     """The package drops an unknown provider with a warning and would run on the CPU."""
     built = engine(relu(), tmp_path)
-    how = runtime.opening("gpu:0", Settings(), ["CUDAExecutionProvider"], NEWEST)
+    how = openings.opening("gpu:0", Settings(), ["CUDAExecutionProvider"], NEWEST)
     with pytest.warns(UserWarning, match="CUDA"), pytest.raises(BackendError):
         how.session(onnxruntime, built.path)
 

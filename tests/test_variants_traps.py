@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from backends.ort import BACKEND as ORT
-from backends.ort.runtime import opening
+from backends.ort.openings import opening
 from backends.ov import BACKEND as OV
 from harness import testing_models as models
 from harness import variants

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import shutil
-import textwrap
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
-from backends.ort import executed, graph
-from backends.ort import session as sessions
-from backends.ort.runtime import (
-    CUDA,
-    INSTALL,
+from backends.ort import deploy, executed, graph
+from backends.ort.cuda import OrtCudaSession
+from backends.ort.openings import Opening, opening
+from backends.ort.providers import (
+    CHOICES,
+    COMPILING,
+    CPU,
+    NVIDIA,
     PROVIDERS,
-    Opening,
-    import_runtime,
-    opening,
-    processor_name,
-    version_of,
+    available,
+    plugin_versions,
+    possible,
 )
+from backends.ort.runtime import INSTALL, import_runtime, processor_name, version_of
+from backends.ort.session import OrtDeviceSession, OrtSession
 from harness.backend import API_VERSION, BuildRequest, Capabilities, Offer, Session
 from harness.errors import BackendError, UnavailableError, UnsupportedError
 from harness.types import Device, Engine, Precision, Probe, Settings
@@ -61,13 +63,14 @@ class OnnxRuntime:
         install=INSTALL,
         settings=("threads",),
         modules=("onnxruntime",),
+        engine_formats=("ort", "onnx"),
     )
 
     def probe(self) -> Probe:
         """Each device is proved by running a tiny model on it and nowhere else."""
         try:
             runtime = import_runtime()
-            versions = (("onnxruntime", str(runtime.__version__)),)
+            versions = (("onnxruntime", str(runtime.__version__)), *plugin_versions())
             devices = tuple(_devices(runtime))
         except BackendError as error:
             return Probe(self.name, problem=str(error), fix=error.fix or INSTALL)
@@ -76,8 +79,12 @@ class OnnxRuntime:
         return Probe(self.name, versions, devices)
 
     def build(self, request: BuildRequest, workdir: str) -> Engine:
-        """Copy the model and its external data. Raises BackendError if it isn't an ONNX file."""
-        if all(
+        """Copy the model and its external data. Raises BackendError if it isn't an ONNX file.
+
+        A user's own may be in ONNX Runtime's format too, or hold the engines of a provider.
+        """
+        as_is = request.precision is Precision.AS_IS
+        if not as_is and all(
             (offer.precision, offer.recipe) != (request.precision, request.recipe)
             for offer in self.capabilities.offers
         ):
@@ -85,10 +92,17 @@ class OnnxRuntime:
                 f"onnxruntime makes no {request.precision} from the recipe {request.recipe!r}"
             )
         source, target = Path(request.model), Path(workdir)
-        try:
-            external = graph.read(request.model).external
-        except ValueError as error:
-            raise BackendError(f"{source.name} is not an ONNX model: {error}") from error
+        external: list[str] = []
+        if not (as_is and source.suffix == ".ort"):
+            try:
+                external = graph.read(request.model).external
+            except ValueError as error:
+                raise BackendError(f"{source.name} is not an ONNX model: {error}") from error
+        elif not graph.is_ort_format(source):
+            raise BackendError(
+                f"{source.name} is not in ONNX Runtime's format",
+                "python -m onnxruntime.tools.convert_onnx_models_to_ort MODEL.onnx makes one",
+            )
         files = (source.name, *external)
         for name in files:
             if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -105,43 +119,64 @@ class OnnxRuntime:
         how = _opening(runtime, device, settings)
         session = how.session(runtime, engine.path)
         examine = partial(executed.examine, runtime, engine.path, how)
-        return sessions.opened(session, how, examine)
+        if how.provider in NVIDIA:
+            reopen = partial(how.session, runtime, engine.path)
+            return OrtCudaSession(session, how, examine, runtime.OrtValue, reopen)
+        kind = OrtSession if how.provider == CPU else OrtDeviceSession
+        return kind(session, how, examine)
 
     def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
         """The script, with the options that fit the version installed here."""
-        return _script(_opening(import_runtime(), device, settings), Path(engine.path).name)
+        how = _opening(import_runtime(), device, settings)
+        return deploy.script(how, Path(engine.path).name)
 
 
 def _opening(runtime: Any, device: str, settings: Settings) -> Opening:
-    available = runtime.get_available_providers()
-    return opening(device, settings, available, version_of(runtime.__version__))
+    """How a device is opened: with the first provider that runs the tiny model, if several could.
+
+    The last is taken untried: opening the engine says best what is wrong with it.
+    """
+    found = possible(device, dict(settings.options).get("provider"), available(runtime))
+    while len(found) > 1 and _trial(runtime, device, found[0]) is not None:
+        found = found[1:]
+    return _opening_with(runtime, device, settings, found[0])
+
+
+def _opening_with(runtime: Any, device: str, settings: Settings, provider: str) -> Opening:
+    version = version_of(runtime.__version__)
+    return opening(device, settings, available(runtime), version, provider)
 
 
 def _devices(runtime: Any) -> list[Device]:
     """Every device of the kinds of :data:`PROVIDERS` that runs the tiny model."""
-    available = runtime.get_available_providers()
-    problem = _trial(runtime, "cpu")
+    installed = available(runtime)
+    problem = _trial(runtime, "cpu", CPU)
     if problem is not None:
         raise UnavailableError(f"onnxruntime can't run on the CPU: {problem}", INSTALL)
     devices = [Device("cpu", processor_name(), _cpu_precisions())]
     for kind, providers in PROVIDERS.items():
-        if kind == "cpu" or not set(providers) & set(available):
+        if kind == "cpu":
             continue
         numbered = kind == "gpu"
         for number in range(_MOST_DEVICES if numbered else 1):
             device = f"{kind}:{number}" if numbered else kind
-            if _trial(runtime, device) is not None:
+            usable = tuple(
+                name
+                for name in providers
+                if name in installed and _trial(runtime, device, name) is None
+            )
+            if not usable:
                 break
-            devices.append(_accelerator(runtime, device))
+            devices.append(_accelerator(device, usable))
     return devices
 
 
-def _trial(runtime: Any, device: str) -> Optional[str]:
-    """Why the device can't run the tiny model, or None when it did."""
+def _trial(runtime: Any, device: str, provider: str) -> Optional[str]:
+    """Why the device can't run the tiny model with a provider, or None when it did."""
     import numpy as np
 
     try:
-        how = _opening(runtime, device, Settings(threads=1))
+        how = _opening_with(runtime, device, Settings(threads=1), provider)
         session = how.session(runtime, _TINY_MODEL)
         (got,) = session.run(None, {"x": np.ones(1, np.float32)})
     except Exception as fault:  # noqa: BLE001 - any fault at all means that it isn't usable
@@ -149,14 +184,18 @@ def _trial(runtime: Any, device: str) -> Optional[str]:
     return None if got[0] == 2 else f"1 + 1 was {got[0]}"  # noqa: PLR2004
 
 
-def _accelerator(runtime: Any, device: str) -> Device:
-    provider = _opening(runtime, device, Settings()).provider
-    name = provider.replace("ExecutionProvider", "")
-    models = _nvidia_models() if provider == CUDA else set()
+def _accelerator(device: str, usable: tuple[str, ...]) -> Device:
+    """usable: the providers that run on it, the preferred one first.
+
+    Q/DQ models run in int8 where TensorRT compiles them, elsewhere in floating point, if at all.
+    """
+    names = [provider.replace("ExecutionProvider", "") for provider in usable]
+    models = _nvidia_models() if set(usable) & NVIDIA else set()
     if len(models) == 1:  # of unlike GPUs, the driver's order need not be CUDA's
-        name = models.pop()
-    # Q/DQ models run on these providers in floating point, if at all: no int8.
-    return Device(device, name, (FP32, FP16))
+        choices = [choice for choice, provider in CHOICES.items() if provider in usable]
+        names = [f"{models.pop()} ({', '.join(choices)})"]
+    native = (FP32, FP16, INT8) if set(usable) & COMPILING else (FP32, FP16)
+    return Device(device, names[0], native)
 
 
 def _nvidia_models() -> set[str]:
@@ -182,68 +221,6 @@ def _cpu_precisions() -> tuple[Precision, ...]:
     except OSError:
         return native
     return (FP32, FP16, *quantized) if "asimdhp" in flags else native
-
-
-_SCRIPT = '''\
-"""Runs {engine} on {device} with ONNX Runtime. Needs onnxruntime and numpy."""
-
-import os
-
-import numpy as np
-import onnxruntime as ort
-
-ENGINE = {engine!r}
-PROVIDER = {provider!r}
-
-
-def load():
-    """Open the engine, which lies beside this script."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.{level}
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = {threads}{threads_comment}
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-{entries}    session = ort.InferenceSession(
-        os.path.join(os.path.dirname(os.path.abspath(__file__)), ENGINE),
-        sess_options=options,
-        providers=[(PROVIDER, {provider_options!r})],
-        enable_fallback=0,
-    )
-    session.disable_fallback()  # a fault is an error, never a silent run elsewhere
-    if PROVIDER not in session.get_providers():
-        raise RuntimeError(f"{{PROVIDER}} is not usable here")
-    return session
-
-
-def infer(session, feed):
-    """One inference: arrays by input name in, arrays by output name out."""
-    names = [output.name for output in session.get_outputs()]
-    feed = {{name: np.asarray(array, order="C") for name, array in feed.items()}}
-    return dict(zip(names, session.run(names, feed)))
-
-
-if __name__ == "__main__":
-    opened = load()
-    for value in (*opened.get_inputs(), *opened.get_outputs()):
-        print(value.name, value.type, value.shape)
-'''
-
-
-def _script(how: Opening, engine: str) -> str:
-    lines = [
-        f"options.add_session_config_entry({key!r}, {value!r})\n" for key, value in how.entries
-    ]
-    return _SCRIPT.format(
-        engine=engine,
-        device=how.device,
-        provider=how.provider,
-        level=how.level,
-        threads=how.threads,
-        threads_comment="" if how.threads else "  # the runtime's choice",
-        entries=textwrap.indent("".join(lines), "    "),
-        provider_options=dict(how.provider_options),
-    )
 
 
 BACKEND = OnnxRuntime()

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Optional
 
 from backends.ort.graph import Graph, Node, read
-from backends.ort.runtime import CPU, Opening
+from backends.ort.openings import Opening, assigned
+from backends.ort.providers import COMPILING, CPU, CUDA
 from harness.types import Executed, Share
 
 FLOAT, DOUBLE, FLOAT16, BFLOAT16 = 1, 11, 10, 16
@@ -64,8 +66,9 @@ def examine(ort: Any, path: str, opening: Opening) -> Optional[Executed]:
         ):
             options.add_session_config_entry(key, value)
         notes = []
-        session = _try(ort, path, opening, options)
-        if session is None:  # a provider that compiles its nodes can't write them
+        compiles = opening.provider in COMPILING  # and can't write its nodes
+        session = None if compiles else _try(ort, path, opening, options)
+        if session is None:
             target = ""
             session = _try(ort, path, opening, _recording(opening.options(ort)))
         if session is None:
@@ -75,7 +78,7 @@ def examine(ort: Any, path: str, opening: Opening) -> Optional[Executed]:
         except (OSError, ValueError) as fault:
             graph = None
             notes.append(f"the optimised graph can't be read: {fault}")
-        providers = _assigned(session)
+        providers = Counter(provider for provider, _ in assigned(session))
         del session
     return _told(graph, providers, opening, notes)
 
@@ -93,16 +96,6 @@ def _try(ort: Any, path: str, opening: Opening, options: Any) -> Any:
         return None
 
 
-def _assigned(session: Any) -> Counter[str]:
-    """Nodes per provider, as the runtime recorded it; empty where it is too old to."""
-    ask = getattr(session, "get_provider_graph_assignment_info", None)
-    counts: Counter[str] = Counter()
-    if ask is not None:
-        for part in ask():
-            counts[part.ep_name] += len(part.get_nodes())
-    return counts
-
-
 def _told(
     graph: Optional[Graph], providers: Counter[str], opening: Opening, notes: list[str]
 ) -> Optional[Executed]:
@@ -115,19 +108,30 @@ def _told(
     if providers:
         given = ", ".join(f"{count} nodes to {name}" for name, count in sorted(providers.items()))
         notes.append(f"its graph assignment gives {given}")
-    elif nodes and (opening.provider == CPU or _confined(opening)):
+    elif nodes and (opening.provider == CPU or opening.confined):
         devices[opening.device] = nodes  # no other provider could have been given any
         notes.append(f"{opening.provider} alone was allowed")
     if operators:
         found = ", ".join(f"{count} {name}" for name, count in sorted(operators.items()))
         notes.append(f"the compute operators of its optimised graph are {found}")
+    notes += _caveats(graph, opening)
     if not devices and not precisions:
         return None
     return Executed(_shares(devices), _shares(precisions), "ONNX Runtime: " + "; ".join(notes))
 
 
-def _confined(opening: Opening) -> bool:
-    return ("session.disable_cpu_ep_fallback", "1") in opening.entries
+def _caveats(graph: Optional[Graph], opening: Opening) -> Iterator[str]:
+    """What NVIDIA's providers leave unsaid."""
+    if opening.provider in COMPILING:
+        yield (
+            f"{opening.provider} compiles its nodes and doesn't tell their precisions: its networks"
+            " are strongly typed, so they are those of the model file"
+        )
+        yield from (f"built with {name}={value}" for name, value in opening.environment)
+    if opening.provider == CUDA and graph and any(n.op == "QuantizeLinear" for n in graph.nodes):
+        yield "CUDA runs Q/DQ models in floating point; provider=tensorrt has kernels for int8"
+    if opening.cuda_graph:
+        yield "replayed as a CUDA graph"
 
 
 def _shares(counts: Counter[str]) -> tuple[Share, ...]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Union
+from pathlib import Path
+from typing import Optional, Union
 
 Value = Union[int, memoryview]
 
@@ -23,7 +24,8 @@ _FUNCTION_NODE = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _GRAPH_VALUES = (11, 12, 13)  # input, output, value_info
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH = 1, 3, 5, 6
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_STRING = 1, 3, 4
+_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH = 5, 6
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 10, 11, 22, 23
 _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 2, 8, 13
 _SPARSE_PARTS = (1, 2)  # values, indices
@@ -34,7 +36,10 @@ _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 @dataclass
 class Node:
-    """One operation. ints: its integer attributes. tensor: the element type of its constant."""
+    """One operation. ints: its integer attributes. tensor: the element type of its constant.
+
+    context: a compiled engine, or the name of its file.
+    """
 
     op: str = ""
     domain: str = ""
@@ -43,6 +48,7 @@ class Node:
     ints: dict[str, int] = field(default_factory=dict)
     tensor: int = 0
     bodies: list[Graph] = field(default_factory=list)
+    context: Optional[memoryview] = None
 
 
 @dataclass
@@ -76,6 +82,12 @@ def read(path: str) -> Model:
     if not reader.found_graph:
         raise ValueError("there is no graph in it")
     return reader.model
+
+
+def is_ort_format(path: Path) -> bool:
+    """Whether a file is a flatbuffer of ONNX Runtime's own format."""
+    with path.open("rb") as file:
+        return file.read(8)[4:] == b"ORTM"
 
 
 class _Reader:
@@ -122,6 +134,9 @@ class _Reader:
                 node.domain = _text(value)
             elif number == _NODE_ATTRIBUTE:
                 self.read_attribute(value, node)
+        # https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html
+        if node.op == "EPContext" and node.context and node.ints.get("embed_mode") == 0:
+            self.add_external(_text(node.context))
         return node
 
     def read_attribute(self, data: memoryview, node: Node) -> None:
@@ -132,6 +147,8 @@ class _Reader:
                     node.ints[name] = value
             elif number == _ATTRIBUTE_NAME:
                 name = _text(value)
+            elif number == _ATTRIBUTE_STRING and name == "ep_cache_context":
+                node.context = value
             elif number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
                 node.tensor = self.read_tensor(value)[1]
             elif number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
@@ -157,10 +174,12 @@ class _Reader:
             elif number == _TENSOR_EXTERNAL:
                 entry = {inner: _text(text) for inner, text in _messages(value)}
                 if entry.get(_ENTRY_KEY) == "location":
-                    location = entry.get(_ENTRY_VALUE, "")
-                    if location not in self.model.external:
-                        self.model.external.append(location)
+                    self.add_external(entry.get(_ENTRY_VALUE, ""))
         return name, element
+
+    def add_external(self, location: str) -> None:
+        if location not in self.model.external:
+            self.model.external.append(location)
 
 
 def _value_info(data: memoryview) -> tuple[str, int]:

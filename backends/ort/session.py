@@ -13,14 +13,15 @@ from typing import Any, Callable, Optional, cast
 
 import numpy as np
 
-from backends.ort.runtime import CPU, Opening, classified, specs
+from backends.ort.openings import Opening
+from backends.ort.runtime import classified, specs
 from harness.backend import Feed
 from harness.errors import UnsupportedError
 from harness.types import Executed, TensorSpec
 
 Array = np.ndarray[Any, Any]
 
-_Bound = tuple[str, Array, tuple[int, ...], "np.dtype[Any]"]
+_Bound = tuple[str, Any, tuple[int, ...], "np.dtype[Any]"]
 
 _ALIGNMENT_BYTES = 64
 """Of a cache line, and what ONNX Runtime gives its own tensors: latencies then don't depend on
@@ -99,7 +100,7 @@ class OrtSession:
 
     def _unbind(self, run: Callable[[], None]) -> None:
         self._bound: Optional[tuple[_Bound, ...]] = None
-        self._views: Optional[dict[str, Array]] = None
+        self._views: Optional[dict[str, Any]] = None
         self._binding: Any = None
         self._run = run
 
@@ -113,7 +114,7 @@ class OrtSession:
         bound = []
         try:
             for name, array in arrays.items():
-                buffer = aligned(array.shape, array.dtype)
+                buffer = self._buffer(array)
                 buffer[...] = array
                 self._bind_input(binding, name, buffer)
                 bound.append((name, buffer, array.shape, array.dtype))
@@ -123,9 +124,16 @@ class OrtSession:
             self._unbind(_run_unbound)
             raise classified(fault, self._device) from fault
         self._bound = tuple(bound)
-        self._run = partial(self._session.run_with_iobinding, binding)
+        self._run = self._runner(binding)
 
-    def _bind_input(self, binding: Any, name: str, buffer: Array) -> None:
+    def _runner(self, binding: Any) -> Callable[[], None]:
+        return partial(self._session.run_with_iobinding, binding)
+
+    def _buffer(self, array: Array) -> Any:
+        """Where inputs of this shape and type are copied to."""
+        return aligned(array.shape, array.dtype)
+
+    def _bind_input(self, binding: Any, name: str, buffer: Any) -> None:
         binding.bind_input(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
 
     def _bind_outputs(self, shapes: Optional[dict[str, tuple[int, ...]]] = None) -> None:
@@ -136,7 +144,7 @@ class OrtSession:
         """
         self._views = None
         if shapes is not None and not self._allocates:
-            self._views = _preallocated(self.outputs, symbols(self.inputs, shapes))
+            self._views = preallocated(self.outputs, symbols(self.inputs, shapes))
         for spec in self.outputs:
             if self._views is None:
                 self._binding.bind_output(spec.name, "cpu")
@@ -173,14 +181,8 @@ class OrtDeviceSession(OrtSession):
         for name, buffer, _, _ in self._bound or ():
             self._binding.bind_cpu_input(name, buffer)
 
-    def _bind_input(self, binding: Any, name: str, buffer: Array) -> None:
+    def _bind_input(self, binding: Any, name: str, buffer: Any) -> None:
         """Left to :meth:`bind`, which does it for every feed."""
-
-
-def opened(session: Any, opening: Opening, examine: Callable[[], Optional[Executed]]) -> OrtSession:
-    """The session for the opening's device. Raises UnsupportedError for values numpy lacks."""
-    kind = OrtSession if opening.provider == CPU else OrtDeviceSession
-    return kind(session, opening, examine)
 
 
 def checked(inputs: Sequence[TensorSpec], feed: Feed) -> dict[str, Array]:
@@ -221,7 +223,7 @@ def symbols(inputs: Sequence[TensorSpec], shapes: dict[str, tuple[int, ...]]) ->
     return {dim: size for dim, size in known.items() if dim not in torn}
 
 
-def _preallocated(
+def preallocated(
     outputs: Sequence[TensorSpec], known: dict[str, int]
 ) -> Optional[dict[str, Array]]:
     """Memory for every output, or None if the shape of any isn't known."""
