@@ -7,7 +7,8 @@ control flow; and the real models of two packages, where these are installed.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from harness.testing_models import MemoryCalibration, model_specs, random_feed
+from harness.types import ShapeRange, TensorSpec
+
 OPSET = 17
-VOCABULARY = 512
+VOCABULARY = 512  # of the transformer; random inputs stay far below
 
 
 class Graph:
@@ -29,21 +33,25 @@ class Graph:
         self.weights: list[onnx.TensorProto] = []
 
     def node(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
+        """Add one; its output."""
         name = f"{kind.lower()}_{len(self.nodes)}"
         made = [f"{name}_out{index or ''}" for index in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, made, name, **attributes))
         return made[0]
 
     def weight(self, *shape: int, fan_in: int) -> str:
+        """Random weights, as He et al. 2015 start them."""
         values = self.rng.normal(size=shape) * np.sqrt(2 / fan_in)
         return self.constant(values.astype(np.float32))
 
     def constant(self, values: Any) -> str:
+        """Add a constant."""
         name = f"w{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
     def conv(self, x: str, inner: int, outer: int, size: int = 3, **attributes: Any) -> str:
+        """A convolution that keeps the size but for its strides."""
         per_group = inner // attributes.get("group", 1)
         weight = self.weight(outer, per_group, size, size, fan_in=per_group * size * size)
         pads = [size // 2] * 4
@@ -52,10 +60,12 @@ class Graph:
         )
 
     def linear(self, x: str, inner: int, outer: int) -> str:
+        """A matrix product and an addition."""
         product = self.node("MatMul", x, self.weight(inner, outer, fan_in=inner))
         return self.node("Add", product, self.weight(outer, fan_in=outer))
 
     def gemm(self, x: str, inner: int, outer: int) -> str:
+        """The two as one operator."""
         weight, bias = self.weight(inner, outer, fan_in=inner), self.weight(outer, fan_in=outer)
         return self.node("Gemm", x, weight, bias)
 
@@ -202,7 +212,7 @@ def branching(width: int = 64) -> onnx.ModelProto:
             helper.make_tensor_value_info("state_out", TensorProto.FLOAT, None),
         ],
     )
-    four, go = graph.constant(np.int64(4)), graph.constant(np.array(True))  # noqa: FBT003
+    four, go = graph.constant(np.int64(4)), graph.constant(np.array(True))
     x = graph.node("Loop", four, go, x, body=step)
     other = graph.weight(width, width, fan_in=width)
 
@@ -230,16 +240,60 @@ MADE: Mapping[str, Callable[[], onnx.ModelProto]] = {
 }
 
 
-def real() -> dict[str, Path]:
-    """The models that installed packages carry, by name."""
-    found = {}
-    for name, package, pattern in (
-        ("magika", "magika", "**/standard_v*/model.onnx"),
-        ("ocr-recognition", "rapidocr", "**/PP-OCRv6_rec_small.onnx"),
-        ("ocr-detection", "rapidocr", "**/*det*.onnx"),
+@dataclass(frozen=True)
+class Case:
+    """A model to build: its file, and the least, usual and largest size of open axes but the first."""
+
+    name: str
+    path: Path
+    sizes: tuple[int, int, int] = (4, 32, 64)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """As the model declares them."""
+        return model_specs(str(self.path))[0]
+
+    def shape(self, spec: TensorSpec, batch: int, size: int) -> tuple[int, ...]:
+        """An input's shape with its open axes filled in."""
+        first, *rest = spec.shape
+        filled = [dim if isinstance(dim, int) else size for dim in rest]
+        return (first if isinstance(first, int) else batch, *filled)
+
+    def profile(self) -> tuple[ShapeRange, ...]:
+        """Batches from 1 to 8, tuned for 4."""
+        least, usual, most = self.sizes
+        return tuple(
+            ShapeRange(
+                spec.name,
+                self.shape(spec, 1, least),
+                self.shape(spec, 4, usual),
+                self.shape(spec, 8, most),
+            )
+            for spec in self.inputs
+        )
+
+    def calibration(self, count: int = 8) -> MemoryCalibration:
+        """Random samples of the usual size."""
+        fixed = [replace(each, shape=self.shape(each, 1, self.sizes[1])) for each in self.inputs]
+        return MemoryCalibration([random_feed(fixed, seed=seed) for seed in range(count)])
+
+
+def made(folder: Path, names: Iterable[str] = tuple(MADE)) -> Iterator[Case]:
+    """Our own models, written to a folder."""
+    for name in names:
+        path = folder / f"{name}.onnx"
+        onnx.save(MADE[name](), path)
+        yield Case(name, path)
+
+
+def real() -> Iterator[Case]:
+    """The models that installed packages carry."""
+    for name, package, pattern, sizes in (
+        ("magika", "magika", "**/standard_v*/model.onnx", (2048, 2048, 2048)),
+        ("ocr-recognition", "rapidocr", "**/PP-OCRv6_rec_small.onnx", (64, 320, 640)),
+        ("ocr-detection", "rapidocr", "**/PP-OCRv6_det_small.onnx", (64, 160, 320)),
     ):
         spec = importlib.util.find_spec(package)
-        if spec is not None and spec.origin is not None:
-            files = sorted(Path(spec.origin).parent.glob(pattern))
-            found |= {name: files[-1]} if files else {}
-    return found
+        files = sorted(Path(str(spec.origin)).parent.glob(pattern)) if spec else []
+        if files:
+            yield Case(name, files[-1], sizes)
