@@ -468,7 +468,7 @@ def test_a_provider_that_is_not_taken_is_an_error(tmp_path: Path) -> None:
     """The package drops an unknown provider with a warning and would run on the CPU."""
     built = engine(relu(), tmp_path)
     how = openings.opening("gpu:0", Settings(), ["CUDAExecutionProvider"], NEWEST)
-    with pytest.warns(UserWarning, match="CUDA"), pytest.raises(BackendError):
+    with pytest.warns(UserWarning, match="CUDA"), pytest.raises(UnavailableError, match="took CPU"):
         how.session(onnxruntime, built.path)
 
 
@@ -517,6 +517,80 @@ def test_only_what_is_offered_is_built(tmp_path: Path) -> None:
     request = BuildRequest(str(tmp_path / "m.onnx"), Precision.FP16, "source", "cpu")
     with pytest.raises(UnsupportedError, match="fp16"):
         BACKEND.build(request, str(tmp_path))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A model in ONNX Runtime's format, as ONNX Runtime itself writes it."""
+    onnx.save(models.conv_model(), str(tmp_path / "net.onnx"))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "net.ort")
+    onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), options, providers=ON_CPU)
+    return tmp_path / "net.ort"
+
+
+def as_is(path: Path, folder: Path) -> Engine:
+    folder.mkdir()
+    return BACKEND.build(BuildRequest(str(path), Precision.AS_IS, "as-is", "cpu"), str(folder))
+
+
+@pytest.mark.parametrize("suffix", [".ort", ".onnx"])
+def test_a_users_engine_computes_what_onnx_runtime_by_hand_does(
+    suffix: str, own: Path, tmp_path: Path
+) -> None:
+    path = own.with_suffix(suffix)
+    built = as_is(path, tmp_path / "engine")
+    assert built.files == (path.name,)
+    assert Path(built.path).read_bytes() == path.read_bytes()
+    session = BACKEND.open(built, "cpu", SINGLE)
+    feed = models.random_feed(session.inputs, 2)
+    by_hand = onnxruntime.InferenceSession(str(path), providers=ON_CPU).run(["scores"], feed)
+    np.testing.assert_array_equal(infer(session, feed)["scores"], by_hand[0])
+    assert shares(session) == {"fp32": 3}
+    session.close()
+    script = Path(built.path).with_name("deployed.py")
+    script.write_text(BACKEND.deploy_code(built, "cpu", SINGLE))
+    np.savez(script.with_name("feed.npz"), **feed)
+    run = "import deployed as d, numpy as np; f = dict(np.load('feed.npz'))"
+    run += "; np.save('got.npy', d.infer(d.load(), f)['scores'])"
+    subprocess.run([sys.executable, "-c", run], cwd=script.parent, check=True)
+    np.testing.assert_array_equal(np.load(script.with_name("got.npy")), by_hand[0])
+
+
+def test_a_users_onnx_brings_the_files_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+
+    def compiled(context: bytes | str, embed_mode: int) -> Any:
+        attributes = {"ep_cache_context": context, "embed_mode": embed_mode}
+        node = helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft", **attributes)
+        return model([node], {"x": [1]}, {"y": [1]}, imports={"com.microsoft": 1})
+
+    path = tmp_path / "own" / "net_ctx.onnx"
+    path.with_name("net_ctx.bin").write_bytes(b"engine")
+    onnx.save(compiled("net_ctx.bin", 0), str(path))
+    assert as_is(path, tmp_path / "engine").files == ("net_ctx.onnx", "net_ctx.bin")
+    assert (tmp_path / "engine" / "net_ctx.bin").read_bytes() == b"engine"
+    onnx.save(compiled(b"\xff\xfe", 1), str(path))  # the engine itself
+    assert as_is(path, tmp_path / "embedded").files == ("net_ctx.onnx",)
+
+
+def test_a_users_engine_of_another_release_or_none_is_told(own: Path, tmp_path: Path) -> None:
+    whole = own.read_bytes()
+    newer = tmp_path / "newer.ort"
+    at = whole.index(b"\x01\x00\x00\x006\x00") + 4  # the version of the format, a string
+    newer.write_bytes(whole[:at] + b"9" + whole[at + 1 :])
+    with pytest.raises(UnsupportedError, match=r"version \[9\] is not supported") as caught:
+        BACKEND.open(as_is(newer, tmp_path / "newer"), "cpu", SINGLE)
+    assert "this onnxruntime" in str(caught.value.fix)
+    cut = tmp_path / "cut.ort"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BackendError, match="damaged"):
+        BACKEND.open(as_is(cut, tmp_path / "cut"), "cpu", SINGLE)
+    for name, told in (("junk.ort", "not in ONNX Runtime's format"), ("junk.onnx", "not an ONNX")):
+        (tmp_path / name).write_bytes(b"not an engine" * 9)
+        with pytest.raises(BackendError, match=told):
+            as_is(tmp_path / name, tmp_path / name.replace(".", "-"))
 
 
 @pytest.mark.parametrize("builder", [*models.MODELS.values(), relu])

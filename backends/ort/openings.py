@@ -26,7 +26,7 @@ from backends.ort.providers import (
     preload,
 )
 from backends.ort.runtime import FALLBACK, LET_THEM, QUIET, classified
-from harness.errors import UnavailableError, UnsupportedError
+from harness.errors import BackendError, UnavailableError, UnsupportedError
 from harness.types import Settings
 
 LEVELS = {
@@ -133,16 +133,9 @@ class Opening:
                 known = self._left_over(ort, model) or known
             raise known from fault
         session.disable_fallback()
-        if self.provider not in session.get_providers():
-            got = ", ".join(session.get_providers())
-            why = complaint(ort, lambda: self.create(ort, model, self.options(ort)), QUIET)
-            raise UnavailableError(
-                f"{self.device}: {self.provider} was asked for, but ONNX Runtime took {got}"
-                + (f": {why}" if why else ""),
-                "enginepick devices",
-            )
-        if self.provider != CPU:
-            self._verify(assigned(session))
+        problem = self._problem(ort, model, session)
+        if problem is not None:
+            raise problem
         return session
 
     def create(self, ort: Any, model: Union[str, bytes], options: Any) -> Any:
@@ -164,22 +157,29 @@ class Opening:
             enable_fallback=0,  # else a fault of the provider silently gives the CPU
         )
 
-    def _verify(self, nodes: list[tuple[str, str]]) -> None:
-        """Refuse a session of which the provider runs nothing, or the CPU something.
+    def _problem(self, ort: Any, model: Union[str, bytes], session: Any) -> Optional[BackendError]:
+        """Whether the provider isn't there, or runs nothing, or the CPU runs what it may not.
 
-        The runtime's own check leaves out the nodes inside of branches and loops. nodes: empty
-        where the runtime is too old to tell.
+        The runtime's own check leaves out the nodes inside of branches and loops.
         """
-        if not nodes:
-            return
+        if self.provider not in session.get_providers():
+            got = ", ".join(session.get_providers())
+            why = complaint(ort, lambda: self.create(ort, model, self.options(ort)), QUIET)
+            return UnavailableError(
+                f"{self.device}: {self.provider} was asked for, but ONNX Runtime took {got}"
+                + (f": {why}" if why else ""),
+                "enginepick devices",
+            )
+        nodes = [] if self.provider == CPU else assigned(session)
         there = {provider for provider, _ in nodes}
         if self.confined and CPU in there:
-            raise self._strays(nodes)
-        if self.provider not in there:
-            raise UnsupportedError(
-                f"{self.provider} takes none of the model's nodes; they went to"
-                f" {', '.join(sorted(there))}"
+            return self._strays(nodes)
+        if nodes and self.provider not in there:
+            went = ", ".join(sorted(there))
+            return UnsupportedError(
+                f"{self.provider} takes none of the model's nodes; they went to {went}"
             )
+        return None
 
     def _strays(self, nodes: list[tuple[str, str]]) -> UnsupportedError:
         names = [node for provider, node in nodes if provider == CPU]
@@ -190,14 +190,19 @@ class Opening:
             LET_THEM,
         )
 
-    def _left_over(self, ort: Any, model: Union[str, bytes]) -> Optional[UnsupportedError]:
-        """The error with the nodes' names, where the runtime refused without telling them."""
+    def _left_over(self, ort: Any, model: Union[str, bytes]) -> Optional[BackendError]:
+        """What is behind a refusal of the runtime's, which says that nodes are on the CPU.
+
+        It names none of them, and says the same where the provider itself couldn't be loaded.
+        """
         entries = tuple(entry for entry in self.entries if entry != _CONFINED)
         lax = replace(self, entries=entries)
         with contextlib.suppress(Exception):
-            nodes = assigned(lax.create(ort, model, lax.options(ort)))
-            if any(provider == CPU for provider, _ in nodes):
-                return self._strays(nodes)
+            session = lax.create(ort, model, lax.options(ort))
+            if self.provider not in session.get_providers():
+                return lax._problem(ort, model, session)  # noqa: SLF001 - of its own kind
+            nodes = assigned(session)
+            return self._strays(nodes) if nodes else None
         return None
 
 
