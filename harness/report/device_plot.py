@@ -49,5 +49,7 @@ def phases(report: Report) -> Figure:
     axes.set_xlim(0, widest / scale * 1.04)
     axes.set_xlabel(f"one inference by the device's own events, median over launches ({unit})")
     style.row_axis(report, axes, ids)
-    figure.legend([*handles.values()], [*handles], loc="outside lower right", ncols=4)
+    figure.legend(
+        [*handles.values()], [*handles], loc="outside lower right", ncols=4, markerscale=0.6
+    )
     return figure
