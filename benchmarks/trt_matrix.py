@@ -10,6 +10,7 @@ import argparse
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from trt_models import Case, made, real
@@ -95,29 +96,37 @@ def matrix(
 
 
 def table(cells: Iterable[Cell]) -> Iterator[str]:
-    """Markdown. Sizes are megabytes, and shares of the float32 engine's for the same GPU."""
-    head = ("model", "GPU", "precision", "recipe", "built", "layers that multiply")
+    """Markdown, a row for each offer of each case, as soon as its GPUs are done.
+
+    Sizes are megabytes, and shares of the float32 engine's; GPUs that differ are told apart.
+    """
+    head = ("model", "precision", "recipe", "GPUs", "layers that multiply")
     head = (*head, "weights MB", "of fp32's", "engine MB", "of fp32's")
     yield f"| {' | '.join(head)} |"
     yield "|" + "---|" * len(head)
     base: dict[tuple[str, str], Cell] = {}
-    for cell in cells:
-        float32 = base.setdefault((cell.case, cell.compute_capability), cell)
-        if cell.why_not:
-            told = ("no", cell.why_not.replace("|", "/")[:160], "", "", "", "")
-        else:
-            told = (
-                "yes",
-                ", ".join(f"{share.count} {share.name}" for share in cell.layers) or "unknown",
-                *_sizes(cell.weights_bytes, float32.weights_bytes),
-                *_sizes(cell.engine_bytes, float32.engine_bytes),
-            )
-        names = (str(cell.offer.precision), cell.offer.recipe)
-        yield f"| {' | '.join((cell.case, cell.compute_capability, *names, *told))} |"
+    for (case, offer), group in groupby(cells, key=lambda cell: (cell.case, cell.offer)):
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for cell in group:
+            float32 = base.setdefault((cell.case, cell.compute_capability), cell)
+            rows.setdefault(_told(cell, float32), []).append(cell.compute_capability)
+        for told, targets in rows.items():
+            names = (case, str(offer.precision), offer.recipe, ", ".join(targets))
+            yield f"| {' | '.join((*names, *told))} |"
 
 
-def _sizes(size: int, float32: int) -> tuple[str, str]:
-    return f"{size / 1e6:.2f}", f"{size / float32:.0%}" if float32 else "-"
+def _told(cell: Cell, float32: Cell) -> tuple[str, ...]:
+    if cell.why_not:
+        return (f"none: {cell.why_not}".replace("|", "/")[:200], "", "", "", "")
+    counts = ", ".join(f"{share.count} {share.name}" for share in cell.layers) or "unknown"
+    sizes = (
+        (cell.weights_bytes, float32.weights_bytes),
+        (cell.engine_bytes, float32.engine_bytes),
+    )
+    shares = (
+        (f"{size / 1e6:.2f}", f"{size / whole:.0%}" if whole else "") for size, whole in sizes
+    )
+    return (counts, *(text for pair in shares for text in pair))
 
 
 def main() -> None:

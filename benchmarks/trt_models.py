@@ -242,7 +242,7 @@ MADE: Mapping[str, Callable[[], onnx.ModelProto]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A model to build: its file, and the least, usual and largest size of open axes but the first."""
+    """A model to build: its file, and the least, usual and largest size of its inner open axes."""
 
     name: str
     path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from backends.trt.about import About
@@ -87,7 +88,7 @@ class TensorRt:
         """A script that runs the engine as ``open`` does. Needs no TensorRT."""
         from backends.trt.deploy import script
 
-        return script(About.beside(engine), engine.path, device, settings)
+        return script(About.beside(engine), Path(engine.path).name, device, settings)
 
 
 BACKEND = TensorRt()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from backends.trt.library import Library
+from backends.trt.library import INSTALL, Library
 from harness.errors import UnsupportedError
 from harness.types import Precision
 
@@ -65,7 +65,8 @@ def aim(library: Library, config: trt.IBuilderConfig, compute_capability: str) -
     if f"{major}.{minor}" not in able:
         raise UnsupportedError(
             f"{library} builds no engine for compute capability {compute_capability}, "
-            f"only for {', '.join(able)}"
+            f"only for {', '.join(able)}",
+            f"on the target itself, full TensorRT does: {INSTALL['tensorrt']}",
         )
     kinds = getattr(library.module, "ComputeCapability", None)
     if hasattr(config, "set_compute_capability") and hasattr(config, "num_compute_capabilities"):
