@@ -33,8 +33,8 @@ from harness.prepare import (
 )
 from harness.profiles import Profile
 from harness.record import BuildRecord
-from harness.registry import location
-from harness.types import Candidate, Engine, Precision
+from harness.registry import hidden, location, names
+from harness.types import ASKED, Candidate, Engine, Precision
 
 MANIFEST = "enginepick.json"
 ELSEWHERE = "gpu:0"
@@ -179,8 +179,11 @@ def _changed(
 def _one_of_each(config: SweepConfig) -> tuple[str, Precision]:
     """The backend and the precision. Raises InputError."""
     problems = [
-        Problem(where, f"{len(chosen)} are named; a build makes engines of one", "name one")
-        for where, chosen in (("--backend", config.backends), ("--precision", config.precisions))
+        Problem(where, f"{len(chosen) or 'none'} named; a build is of one", f"one of {listed}")
+        for where, chosen, listed in (
+            ("--backend", config.backends, ", ".join(each for each in names() if not hidden(each))),
+            ("--precision", config.precisions, ", ".join(map(str, ASKED))),
+        )
         if len(chosen) != 1
     ]
     if problems:
@@ -206,7 +209,9 @@ def _of(known: Known, precision: Precision, recipe: str | None) -> Known:
     """The backend with the offers that are wanted alone. Raises InputError where it has none."""
     offers = known.capabilities.offers
     wanted = [o for o in offers if o.precision is precision and recipe in {None, o.recipe}]
-    if wanted or not offers:
+    if not offers:
+        raise InputError([Problem("--backend", str(known.probe.problem), known.probe.fix)])
+    if wanted:
         return replace(known, capabilities=replace(known.capabilities, offers=tuple(wanted)))
     named = f"{precision} by the recipe {recipe}" if recipe else str(precision)
     listed = ", ".join(f"{each.precision} ({each.recipe})" for each in offers)

@@ -151,6 +151,10 @@ def sweep(
         list[str] | None,
         typer.Option(help="Only this one; repeatable: " + ", ".join(str(each) for each in ASKED)),
     ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="An engine of your own, compared as it is; repeatable."),
+    ] = None,
     budget: Annotated[str | None, typer.Option(help='Longest time, such as "5m".')] = None,
     rounds: Annotated[
         int | None, typer.Option(help="Launches of each candidate; else as many as it takes.")
@@ -194,6 +198,7 @@ def sweep(
         "target": target,
         "backends": backend,
         "precisions": precision,
+        "engines": engine,
         "budget": budget,
         "sustain": sustain,
         "recover": recover,
@@ -211,6 +216,74 @@ def sweep(
         _resume(resume, str(out or "results"), devices_file, as_json=as_json, quiet=quiet)
         return
     _sweep(wishes, config_file, devices_file, dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def build(
+    model: Annotated[str | None, typer.Argument(help="The model's ONNX file.")] = None,
+    *,
+    backend: Annotated[str | None, typer.Option(help="The backend that builds.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="One of " + ", ".join(str(each) for each in ASKED))
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Only this way of making the precision; else each of them.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="A target of devices.toml, which may be elsewhere; else this host."),
+    ] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(help='Of a GPU that is elsewhere, such as "8.9".')
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Of this host; else the target's.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="As for a sweep: says what shapes there are, and calibrates.")
+    ] = None,
+    calibration: Annotated[str | None, typer.Option(help="Data for calibration only.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, an option of the build; repeatable.")
+    ] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="A sweep.toml.")] = None,
+    devices_file: DevicesFile = None,
+    out: Annotated[Path, typer.Option(help="Gets a folder for each engine.")] = Path("engines"),
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build engines of one precision, here or for a GPU that is elsewhere; measures nothing."""
+    from rich.console import Console
+
+    from harness import buildview
+    from harness.ahead import build_engines
+    from harness.config import BuildConfig, load_lab, load_sweep
+    from harness.progress import Progress
+    from harness.run import Event
+
+    wishes: dict[str, object] = {
+        "model": model,
+        "data": data,
+        "calibration": calibration,
+        "target": target,
+        "backends": [backend] if backend else None,
+        "precisions": [precision] if precision else None,
+        "candidates.devices": [device] if device else None,
+    }
+    with Progress(Console(stderr=True), quiet=quiet) as progress:
+        built = build_engines(
+            load_sweep(config_file, wishes, BuildConfig),
+            out,
+            recipe=recipe,
+            compute_capability=compute_capability,
+            options=_options(option or []),
+            lab=load_lab(devices_file),
+            show=lambda done, total, text: progress(Event("build", done, total, text)),
+        )
+    if as_json:
+        _print_json(buildview.data(built))
+    else:
+        _print(buildview.view(built))
+    if all(each.file is None for each in built.engines):
+        raise typer.Exit(EXIT_GATE)
 
 
 @app.command()
@@ -490,6 +563,25 @@ def _mend(what: str) -> str:
         "side by side": "measure again when the host is quiet and cool",
         "session": "measure again: enginepick compare BASE NEW --interleave",
     }.get(what, "compare runs of one kind of work")
+
+
+def _options(given: Sequence[str]) -> dict[str, str]:
+    """Of NAME=VALUE, each name once."""
+    pairs = [each.partition("=") for each in given]
+    names = [name for name, _, _ in pairs]
+    problems = [
+        Problem("--option", f'"{"".join(pair)}" is not of the form NAME=VALUE')
+        for pair in pairs
+        if not (pair[0] and pair[1])
+    ]
+    problems += [
+        Problem("--option", f"{name} is given {names.count(name)} times", "give one value")
+        for name in dict.fromkeys(names)
+        if names.count(name) > 1
+    ]
+    if problems:
+        raise InputError(problems)
+    return {name: value for name, _, value in pairs}
 
 
 def _usable(backend: str) -> tuple[Known, Home]:

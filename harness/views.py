@@ -57,7 +57,8 @@ def memory_text(size: float | None) -> str:
     return f"{size:.0f} B"
 
 
-def _grid() -> Table:
+def grid() -> Table:
+    """Rows of a name and what there is to say of it."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -72,7 +73,7 @@ def host_view(host: Host, target: str) -> RenderableType:
         ("L2", cpu.caches.l2_bytes),
         ("L3", cpu.caches.l3_bytes),
     )
-    table = _grid()
+    table = grid()
     table.add_row("Target", target)
     if host.machine:
         table.add_row("Machine", host.machine)
@@ -188,7 +189,7 @@ def plan_view(prepared: Prepared) -> RenderableType:
         settings = each.settings.label() or "-"
         table.add_row(each.backend + mark, each.precision, each.recipe, each.device, settings)
     seconds, size = estimate(prepared)
-    head = _grid()
+    head = grid()
     head.add_row("Model", f"{checked.model.path} ({size_text(checked.model.size_bytes)})")
     setup = prepared.setup()
     calibration = len(setup.calibration.indices()) if setup.calibration else 0
@@ -239,7 +240,7 @@ def plan_data(prepared: Prepared) -> dict[str, Any]:
 
 def selftest_view(found: SelfTest) -> RenderableType:
     """``enginepick selftest``: what this host can resolve, in plain words."""
-    head = _grid()
+    head = grid()
     head.add_row("Backend", f"{found.backend}, {found.rounds} rounds in {found.elapsed_s:.0f} s")
     head.add_row("In short", summary_of(found))
     if found.control is not None:

@@ -67,7 +67,7 @@ def swept(tmp_path_factory):
 
 def test_help_names_every_command(shell):
     text = shell("--help").stdout
-    for command in ("demo", "devices", "sweep", "report", "export", "cache", "selftest"):
+    for command in ("demo", "devices", "sweep", "build", "report", "export", "cache", "selftest"):
         assert command in text
 
 
@@ -191,12 +191,40 @@ def test_resuming_a_finished_run_changes_no_record(swept):
 def test_the_json_of_other_commands_is_documented(shell):
     text = (Path(__file__).parents[1] / "docs" / "json-commands.md").read_text()
     plan = ("sweep", "model.onnx", "--data", "data.npz", "--backend", "null", "--dry-run")
-    for args in (("devices",), plan, ("selftest", "--budget", "1s", "--backend", "null")):
+    build = ("build", "model.onnx", "--backend", "null", "--precision", "fp32", "--quiet")
+    for args in (("devices",), plan, build, ("selftest", "--budget", "1s", "--backend", "null")):
         data = json.loads(shell(*args, "--json").stdout)
         assert data["schema"] in text
         section = text.partition(data["schema"])[2].partition("\n`enginepick")[0]
         for field in data:
             assert f"`{field}" in section, (args, field)
+
+
+def test_a_built_engine_is_shown_and_measured_as_it_is(shell):
+    wanted = ("--backend", "null", "--precision", "int8", "--data", "data.npz", "--out", "kept")
+    built = shell("build", "model.onnx", *wanted, "--compute-capability", "8.9")
+    file = "kept/model-null-int8-null-int8-sm89/engine.nullengine"
+    assert file in built.stdout
+    for words in ("GPUs of compute capability 8.9", "features 1x32", "calibrated on 13 samples"):
+        assert words in built.stdout
+    assert "Building engines" in built.stderr
+    text = shell(
+        "sweep", "model.onnx", "--data", "data.npz", *FAST, *LOOSE, "--engine", file
+    ).stdout
+    assert "as-is" in text
+    assert "(engine.nullengine)" in text.replace("\n", "")
+
+
+def test_nothing_built_is_a_failure_and_wrong_input_another(shell):
+    text = shell("build", "model.onnx", "--backend", "null", code=2).stderr
+    assert "--precision: none named" in text
+    wanted = ("build", "model.onnx", "--backend", "null", "--precision", "fp32")
+    assert "NAME=VALUE" in shell(*wanted, "--option", "weights", code=2).stderr
+    twice = ("--option", "weights=1", "--option", "weights=2")
+    assert "given 2 times" in shell(*wanted, *twice, code=2).stderr
+    done = shell(*wanted, "--option", "weights=many", code=1)
+    assert "Nothing was built" in done.stdout
+    assert "weights is a int" in done.stdout
 
 
 # -- bad input -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from harness.recommendation import Limits, recommend
 from harness.run import resume, sweep
 from harness.stats import Verdict
 from harness.store import read
-from harness.types import Stage, Status
+from harness.types import Precision, Share, Stage, Status
 
 
 def outcomes(results, option):
@@ -379,6 +380,69 @@ def test_a_launch_of_a_fixed_batch_is_compared_on_the_same_samples(tmp_path):
     results = sweep(config, LAB, Cache(tmp_path / "cache"))
     assert results.launches
     assert all(launch.output_error == 0 for launch in results.launches)
+
+
+def test_an_engine_as_it_is_is_compared_like_the_others(tmp_path):
+    first = run(tmp_path, precisions=["fp32", "int8"])
+    made = {each.precision: each.engine_key for each in first.builds}
+    for name, precision in (("a", "fp32"), ("b", "int8")):
+        kept = tmp_path / "cache" / "engines" / made[precision] / "files"
+        shutil.copytree(kept, tmp_path / name)
+    files = [str(tmp_path / name / "engine.nullengine") for name in "ab"]
+    results = run(tmp_path, engines=files)
+    own = [each for each in results.run.candidates if each.precision is Precision.AS_IS]
+    assert [each.recipe for each in own] == ["a/engine.nullengine", "b/engine.nullengine"]
+    summaries = {each.candidate.recipe: each for each in analyse(results).summaries}
+    exact, worse = (summaries[each.recipe] for each in own)
+    assert exact.accuracy == summaries["source"].accuracy
+    assert worse.executed.precisions == (Share("int8", 1),)
+    assert all(each.status is Status.OK for each in summaries.values())
+    assert all(build.ok and build.size_bytes for build in results.builds)
+    assert run(tmp_path, engines=files).builds[-1].cached
+    Path(files[1]).with_name("engine.bin").write_bytes(b"another")
+    with pytest.raises(InputError, match=r"the engine b/engine\.nullengine changed"):
+        resume(results.run.run_id, str(tmp_path / "results"), LAB, Cache(tmp_path / "cache"))
+
+
+def test_engines_that_no_backend_reads_are_refused_before_anything_runs(tmp_path):
+    (tmp_path / "m.engine").write_bytes(b"ftrt")
+    wanted = [str(tmp_path / "m.engine"), str(tmp_path / "none.nullengine")]
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, engines=wanted)
+    text = str(caught.value)
+    assert "m.engine: none of the chosen backends reads such engines" in text
+    assert ".nullengine (null)" in text
+    assert "none.nullengine: no such file" in text
+    assert not (tmp_path / "results").exists()
+
+
+def test_engines_take_every_shape_and_batch_that_the_data_feed(tmp_path):
+    config = configure(
+        tmp_path,
+        precisions=["fp32", "int8"],
+        objective="throughput",
+        candidates={"batch": [8], "threads": [1]},
+        measure={"calibration_samples": 4},
+    )
+    model = onnx.load(config.model)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "width"
+    onnx.save(model, config.model)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, (count, width) in enumerate([(11, 32), (9, 40), (2, 16)]):
+        features = rng.standard_normal((count, width)).astype(np.float32)
+        labels = rng.integers(0, 2, count)
+        np.savez(folder / f"{number}.npz", features=features, labels=labels)
+    config = config.model_copy(update={"data": str(folder)})
+    results = sweep(config, LAB, Cache(tmp_path / "cache"))
+    assert results.accuracies
+    assert all(each.ok for each in (*results.builds, *results.accuracies, *results.launches))
+    engine = tmp_path / "cache" / "engines" / results.builds[0].engine_key
+    profiles = json.loads((engine / "files" / "engine.nullengine").read_text())["profiles"]
+    own = {"name": "features", "min": [1, 16], "max": [8, 40], "opt": [8, 32]}
+    one = {"name": "features", "min": [1, 16], "max": [1, 40], "opt": [1, 32]}
+    assert profiles == [[one], [own]]  # the build calibrates on feeds of one sample
 
 
 def test_every_line_is_versioned_json(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +117,46 @@ def test_options_are_multiplied_per_backend():
         (("p", "2"), ("q", "3")),
         (),
     ]
+
+
+def test_options_of_the_build_are_apart_from_those_of_the_session():
+    builds = Capabilities(("onnx",), OFFERS, "install it", build_options=("p",))
+    wish = wishes(precisions=(FP32,), options={"a": {"p": ("1", "2"), "q": ("3",)}})
+    plan = make_plan([replace(known("a"), capabilities=builds)], wish, FREE)
+    assert [(c.settings.build, c.settings.options) for c in plan.candidates] == [
+        ((("p", "1"),), (("q", "3"),)),
+        ((("p", "2"),), (("q", "3"),)),
+    ]
+
+
+def test_engines_as_they_are_go_to_each_backend_that_reads_them():
+    reads = Capabilities(("tflite",), OFFERS, "install it", engine_formats=("engine",))
+    backends = [known("a"), replace(known("b"), capabilities=reads)]
+    broken = replace(known("c", problem="no driver"), capabilities=reads)
+    wish = wishes(precisions=(BF16,), engines={"m.engine": "/x/m.engine", "n.xml": "/x/n.xml"})
+    plan = make_plan([*backends, broken], wish, FREE)
+    assert [each.id for each in plan.candidates] == ["b/as-is/m.engine/cpu/threads=4"]
+    as_is = [s for s in plan.skips if s.candidate.precision is Precision.AS_IS]
+    assert [(s.candidate.backend, s.reason) for s in as_is] == [("c", "no driver")]
+
+
+def test_building_ahead_takes_the_library_alone():
+    able = replace(known("a").capabilities, ahead=True)
+    no_driver = Probe("a", (("a", "1.0"),), problem="no driver", fix="install one")
+    no_library = Probe("a", problem="not installed", fix="install it")
+    wish = wishes(devices=("gpu:0",), compute_capability="8.9")
+    plan = make_plan([Known("a", able, no_driver)], wish, FREE)
+    assert [each.precision for each in plan.candidates] == [FP32, BF16, INT8]
+    assert not make_plan([Known("a", able, no_driver)], wishes(devices=("gpu:0",)), FREE).candidates
+    assert not make_plan([Known("a", able, no_library)], wish, FREE).candidates
+    (reason,) = {skip.reason for skip in make_plan([known("a")], wish, FREE).skips}
+    assert "only on the machine that runs them" in reason
+
+
+def test_without_any_data_what_is_calibrated_says_so():
+    plan = make_plan([known()], wishes(precisions=(INT8,)), FREE, calibration_samples=None)
+    assert "there are none" in reasons(plan)[INT8][1]
+    assert plan.skips[0].fix == "--data DATA, or --calibration DATA"
 
 
 def test_the_baseline_is_onnxruntimes_fp32_where_there_is_one():
