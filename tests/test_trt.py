@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
+import fake_builder
 import numpy as np
 import onnx
 import pytest
@@ -16,8 +18,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from backends.trt import BACKEND, calibrator, gpu, layers, library, log, options, targets, timing
+from backends.trt import build as building
 from backends.trt.about import ABOUT, CALIBRATION, ENGINE, About
-from backends.trt.build import _plan_version
 from harness import variants
 from harness.backend import BuildRequest
 from harness.errors import BackendError, OutOfMemoryError, UnavailableError, UnsupportedError
@@ -262,8 +264,8 @@ def test_headers_tell_full_tensorrt_from_rtx_and_from_other_files(tmp_path):
     (tmp_path / "out").mkdir()
     about = About.beside(BACKEND.build(asked, str(tmp_path / "out")))
     assert (about.library, about.version) == ("tensorrt", "10.16.1.11")
-    assert _plan_version(b"PK\3\4" + bytes(40)) is None
-    assert _plan_version(b"ftrt") is None
+    assert building._plan_version(b"PK\3\4" + bytes(40)) is None
+    assert building._plan_version(b"ftrt") is None
 
 
 def test_about_of_an_engine_that_isnt_ours_knows_nothing(tmp_path):
@@ -833,6 +835,132 @@ def test_measurements_are_kept_per_library_version_and_gpu(monkeypatch, tmp_path
     found = library.Library("tensorrt", None, "10.3.0")
     path = timing.file_for(found, "NVIDIA L4 8.9")
     assert path == tmp_path / "tensorrt" / "tensorrt-10.3.0-nvidia-l4-8.9.timing"
+
+
+# --- full TensorRT, of which the fake has the builder ------------------------------------------
+
+
+class Here:
+    """Memory of a GPU: it counts what is copied there."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def upload(self, _name: str, array: np.ndarray[Any, Any]) -> int:
+        self.shapes.append(array.shape)
+        return 4096
+
+
+@pytest.fixture
+def full(monkeypatch, tmp_path):
+    """Build with a TensorRT of a version on a GPU that is here, both made up."""
+    memory = Here()
+
+    @contextlib.contextmanager
+    def current(_place: gpu.Place) -> Any:
+        yield memory
+
+    monkeypatch.setenv("ENGINEPICK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gpu.Place, "current", current)
+    there = gpu.Place("8.9", 0, "NVIDIA L4 8.9", "570.10")
+    monkeypatch.setattr(building, "place", lambda _device, _capability: there)
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "model.onnx").touch()
+
+    def build(version: str = "10.3.0", fails: tuple[str, ...] = (), **changes: Any) -> Any:
+        monkeypatch.setitem(sys.modules, "tensorrt", fake_builder.module(version, fails))
+        profile = (ShapeRange("x", (1, 2), (4, 2), (8, 2)),)
+        asked = {"compute_capability": None, "options": (), "profiles": (profile,), **changes}
+        engine = BACKEND.build(
+            request(str(tmp_path / "model.onnx"), **asked), str(tmp_path / "engine")
+        )
+        return engine, About.beside(engine), fake_builder.Builder.made, memory
+
+    return build
+
+
+def samples(count: int = 20) -> MemoryCalibration:
+    return MemoryCalibration([{"x": np.zeros((1, 2), np.float32)}] * count)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "base", "mode"),
+    [
+        ("implicit-entropy", "Entropy", "implicit, INT8+FP16, entropy calibrator"),
+        ("implicit-minmax", "MinMax", "implicit, INT8+FP16, minmax calibrator"),
+    ],
+)
+def test_tensorrt_10_calibrates_by_the_users_batches(full, recipe, base, mode):
+    engine, about, builder, memory = full(
+        precision=Precision.INT8, recipe=recipe, calibration=samples()
+    )
+    config = builder.config
+    assert builder.network.flags == 0
+    assert config.flags == {fake_builder.Flags.INT8, fake_builder.Flags.FP16}
+    assert base in [each.__name__ for each in type(config.int8_calibrator).__mro__]
+    assert config.calibration_profile.shapes == {"x": ((8, 2), (8, 2), (8, 2))}
+    assert [each.shapes for each in config.profiles] == [{"x": ((1, 2), (4, 2), (8, 2))}]
+    assert builder.batches == 2
+    assert memory.shapes == [(8, 2), (8, 2)]
+    assert about.mode == mode
+    assert engine.files == (ENGINE, ABOUT, CALIBRATION)
+    assert Path(engine.path).with_name(CALIBRATION).read_bytes() == b"scales"
+    assert "calibrated by 20 samples in batches of 8" in engine.notes
+
+
+def test_tensorrt_10_chooses_halves_by_a_flag(full):
+    _, about, builder, _ = full(precision=Precision.FP16, recipe="implicit")
+    assert builder.config.flags == {fake_builder.Flags.FP16}
+    assert about.mode == "implicit, FP16"
+
+
+def test_other_recipes_are_strongly_typed_and_tf32_is_off_unless_asked(full):
+    _, about, builder, _ = full("11.4.0.106")
+    assert builder.network.flags == 2
+    assert builder.config.flags == set()
+    assert (about.library, about.version, about.driver) == ("tensorrt", "11.4.0.106", "570.10")
+    _, about, builder, _ = full(precision=Precision.TF32)
+    assert builder.config.flags == {fake_builder.Flags.TF32}
+    assert about.tf32
+
+
+def test_options_and_earlier_measurements_reach_the_builder(full, tmp_path):
+    given = (("optimization-level", "5"), ("workspace", "1GB"))
+    full(options=given)
+    engine, _, builder, _ = full(options=given)
+    assert builder.config.builder_optimization_level == 5
+    assert builder.config.pools == {"workspace": 10**9}
+    assert builder.config.timings == b"!"
+    assert "timing cache of earlier builds" in engine.notes
+    full(options=(("timing-cache", "off"),))
+    assert fake_builder.Builder.made.config.timings is None
+    file = tmp_path / "cache" / "tensorrt" / "tensorrt-10.3.0-nvidia-l4-8.9.timing"
+    assert file.read_bytes() == b"!!"
+
+
+def test_a_fault_while_calibrating_is_the_builds(full, monkeypatch):
+    def upload(_self: Here, _name: str, _array: Any) -> int:
+        raise OutOfMemoryError("no memory there")
+
+    monkeypatch.setattr(Here, "upload", upload)
+    with pytest.raises(OutOfMemoryError, match="no memory there"):
+        full(precision=Precision.INT8, recipe="implicit-minmax", calibration=samples())
+
+
+def test_a_build_that_fails_says_tensorrts_first_line(full):
+    lines = (
+        f"Error Code 1: Cuda Runtime {CUDA35}",
+        "Error Code 10: Could not find any implementation for node conv_1.\nIn build at x.cpp",
+        "Error Code 2: echo",
+    )
+    with pytest.raises(UnsupportedError) as caught:
+        full(fails=lines)
+    assert str(caught.value) == "Error Code 10: Could not find any implementation for node conv_1."
+
+
+def test_memory_that_the_builder_lacks_is_told_as_that(full):
+    with pytest.raises(OutOfMemoryError, match="OutOfMemory"):
+        full(fails=("Error Code 2: OutOfMemory (Requested size was 99 bytes.)",))
 
 
 # --- on a GPU --------------------------------------------------------------------------------

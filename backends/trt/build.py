@@ -64,7 +64,7 @@ def build(request: BuildRequest, workdir: str) -> Engine:
     """Build one of the offers, or take a user's engine as it is.
 
     Raises:
-        UnsupportedError, UnavailableError, OutOfMemoryError: with TensorRT's first error line.
+        BackendError: one of its classes where the reason is known, with TensorRT's first line.
     """
     if request.precision is Precision.AS_IS:
         return _adopted(request, Path(workdir))
