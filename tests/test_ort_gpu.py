@@ -224,8 +224,18 @@ def test_the_plug_in_finds_as_many_gpus_as_there_are(pretend: Any, two: Engine) 
     (device, options) = fake.sessions[-1].options.attached[0]
     assert device.ep_options == {"device_id": "1"}
     assert options == {}
-    with pytest.raises(UnavailableError, match="finds 2 devices"):
-        opened(two, "gpu:2")
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="finds 2 GPUs"):
+            opened(two, "gpu:2")
+
+
+def test_a_plug_in_that_finds_no_gpu_says_so_each_time(pretend: Any, two: Engine) -> None:
+    """Its library stays registered, and registering it again is a fault of its own."""
+    pretend([CPU], plugin=True, gpus=0)
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="finds 0 GPUs"):
+            opened(two)
+    assert [each.id for each in BACKEND.probe().devices] == ["cpu"]
 
 
 def test_without_a_driver_the_plug_in_is_not_even_imported(

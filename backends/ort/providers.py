@@ -128,13 +128,18 @@ def plugin_device(ort: Any, provider: str, number: int) -> Any:
                 "install the driver, so that nvidia-smi lists the GPU",
             ) from fault
         package = importlib.import_module(PLUGINS[provider])
-        ort.register_execution_provider_library(provider, package.get_library_path())
+        try:
+            ort.register_execution_provider_library(provider, package.get_library_path())
+        except Exception as fault:
+            if "already registered" not in str(fault):  # as it stays where it finds no device
+                raise
     devices = [each for each in ort.get_ep_devices() if each.ep_name == provider]
     for index, each in enumerate(devices):
         if int(dict(each.ep_options).get("device_id", index)) == number:
             return each
     raise UnavailableError(
-        f"gpu:{number}: {provider} finds {len(devices)} devices", "enginepick devices"
+        f"gpu:{number}: {provider} finds {len(devices)} GPUs that it supports",
+        "enginepick devices",
     )
 
 
