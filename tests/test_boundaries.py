@@ -91,7 +91,10 @@ def faults(names: Iterable[str], blocked: Sequence[str], python: str) -> dict[st
 
 
 def top_level_imports(source: str) -> set[str]:
-    """The packages that a module imports as it is imported: anywhere but inside functions."""
+    """The packages that a module imports as it is imported.
+
+    That is anywhere but inside functions, and in what only type checkers read.
+    """
     found: set[str] = set()
     pending: list[ast.AST] = [ast.parse(source)]
     while pending:
@@ -100,6 +103,8 @@ def top_level_imports(source: str) -> set[str]:
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            pending.extend(node.orelse)
         elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             pending.extend(ast.iter_child_nodes(node))
     return found
@@ -139,6 +144,7 @@ def test_imports_inside_functions_are_not_top_level() -> None:
     source = (
         "import os.path\nif True:\n from pandas.api import types\n"
         "def f():\n import torch\nclass C:\n import rich\nfrom . import errors\n"
+        "if TYPE_CHECKING:\n import tensorrt\n"
     )
     assert top_level_imports(source) == {"os", "pandas", "rich"}
 
