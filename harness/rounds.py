@@ -282,7 +282,8 @@ class Rounds:
             and nvidia_place(each.setup or self._setup, each.candidate) is not None
         }
         each_s = max(LAUNCH_S, *self._took, 0.0) + REST_S + ENERGY_NS / 1e9
-        if not chosen or self._spent(each_s * len(chosen)):
+        killed = each_s > self._setup.timeout_s  # rather no energy than no choice
+        if not chosen or killed or self._spent(each_s * len(chosen)):
             return
         turns = {name: (self._metered(each.candidate),) for name, each in chosen.items()}
         self._measure(

@@ -20,12 +20,13 @@ from test_nvml import MB, fake_nvml
 from test_report_plots import _boxes
 
 from backends.null import BACKEND
-from harness import jobs, rounds, wire, worker
+from harness import jobs, rounds, runner, wire, worker
 from harness.analysis import analyse
 from harness.backend import BuildRequest
 from harness.datasets import resolve
 from harness.measure import nvml
 from harness.measure.device import FEWEST_ITERATIONS, Limits, timed_stretch
+from harness.measure.energy import Metered
 from harness.measure.warmup import Limits as WarmLimits
 from harness.measure.warmup import is_level, warm_up
 from harness.ondevice import Energy, energy_of, held_down, memory_of, phases_of
@@ -267,6 +268,29 @@ def test_the_best_and_the_baseline_are_metered_once_where_they_run_on_a_gpu(tmp_
     assert summary.energy == Energy()
     assert summary.launches == 2  # those that are metered are no evidence for the ranking
     assert "unavailable" in render([report_of(results)], "text", width=120)
+
+
+@pytest.mark.parametrize("why", ["tail_cap_s", "timeout_s"])
+def test_metering_never_costs_the_choice(tmp_path, monkeypatch, why):
+    monkeypatch.setattr(rounds, "nvidia_place", lambda *_: 0)
+    limits = {"tail_cap_s": 0.02, why: {"tail_cap_s": 0, "timeout_s": 14}[why]}
+    results = run(tmp_path, measure=limits, constraints=LOOSE)
+    assert "energy" not in {each.phase for each in results.launches}
+
+
+def sliced(**changes):
+    values = {"started_ns": 0, "numbers": "", "settling": 0, "run_delay_ns": None}
+    more = {"involuntary_switches": None, "cpu_ns": None}
+    return jobs.Sliced("end-to-end", **{**values, **more, **changes})
+
+
+def test_what_a_worker_metered_is_kept():
+    job = jobs.SliceJob("end-to-end", 1, 1, rest_s=3.0)
+    met, rest = Metered(1150.0, 11.5, 410), Metered(180.0, 3.0, 100)
+    assert runner._energy(job, sliced(energy=met, rest=rest)) == use(1150.0, 11.5, 410)
+    assert runner._energy(job, sliced(energy=met)).idle_watts is None
+    assert runner._energy(job, sliced()) == EnergyUse(source="unavailable")
+    assert runner._energy(jobs.SliceJob("end-to-end", 1, 1), sliced()) is None
 
 
 def test_nothing_is_metered_where_nothing_runs_on_a_gpu(tmp_path):
