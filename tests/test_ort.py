@@ -544,6 +544,7 @@ def test_a_users_engine_computes_what_onnx_runtime_by_hand_does(
     assert built.files == (path.name,)
     assert Path(built.path).read_bytes() == path.read_bytes()
     session = BACKEND.open(built, "cpu", SINGLE)
+    assert isinstance(session, OrtSession)
     feed = models.random_feed(session.inputs, 2)
     by_hand = onnxruntime.InferenceSession(str(path), providers=ON_CPU).run(["scores"], feed)
     np.testing.assert_array_equal(infer(session, feed)["scores"], by_hand[0])
@@ -551,9 +552,9 @@ def test_a_users_engine_computes_what_onnx_runtime_by_hand_does(
     session.close()
     script = Path(built.path).with_name("deployed.py")
     script.write_text(BACKEND.deploy_code(built, "cpu", SINGLE))
-    np.savez(script.with_name("feed.npz"), **feed)
-    run = "import deployed as d, numpy as np; f = dict(np.load('feed.npz'))"
-    run += "; np.save('got.npy', d.infer(d.load(), f)['scores'])"
+    np.save(script.with_name("image.npy"), feed["image"])
+    run = "import deployed as d, numpy as np; feed = {'image': np.load('image.npy')}"
+    run += "; np.save('got.npy', d.infer(d.load(), feed)['scores'])"
     subprocess.run([sys.executable, "-c", run], cwd=script.parent, check=True)
     np.testing.assert_array_equal(np.load(script.with_name("got.npy")), by_hand[0])
 

@@ -118,7 +118,7 @@ def test_the_providers_get_what_their_documentation_names() -> None:
     assert not trt.cuda_graph
     graphed = options_of("tensorrt", cuda_graph="on", tf32="on")
     assert graphed.providers == [(TENSORRT, {"device_id": "1", "trt_cuda_graph_enable": "1"})]
-    assert graphed.environment == ()
+    assert graphed.environment == (("NVIDIA_TF32_OVERRIDE", None),)
     assert options_of("tensorrt", [TENSORRT, CPU]).companions == ()
     rtx = options_of("tensorrt-rtx", cuda_graph="on")
     assert rtx.provider_options == (("enable_cuda_graph", "1"),)
@@ -190,6 +190,16 @@ def test_what_the_runtime_logs_while_it_drops_a_provider_reaches_no_terminal(
         with pytest.raises(UnavailableError, match="libcublasLt"):
             opened(two, provider="cuda", cpu_fallback=fallback)
     assert capfd.readouterr() == ("", "")
+
+
+def test_tf32_is_what_was_asked_for_last(pretend: Any, two: Engine) -> None:
+    """A trial or an earlier session may have forbidden it in this process."""
+    pretend(broken={CUDA: "libcudnn.so.9"})
+    for tf32, value in (("off", "0"), ("on", None)):
+        found = opened(two, tf32=tf32).executed
+        assert os.environ.get("NVIDIA_TF32_OVERRIDE") == value
+        assert found is not None
+        assert f"NVIDIA_TF32_OVERRIDE={value or 'unset'}" in found.detail
 
 
 # -- probing -------------------------------------------------------------------------------------

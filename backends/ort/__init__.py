@@ -44,6 +44,13 @@ class OnnxRuntime:
     The precision is in the model: every offer but fp32 is built from a shared variant. The engine
     is that file and not the runtime's optimised graph, which holds layouts that only CPUs of the
     building machine's kind have, and which another release may refuse.
+
+    Devices: ``cpu``, ``gpu:0``, ``npu``, ``coreml``. On an NVIDIA GPU the option ``provider``
+    chooses between ``cuda``, ``tensorrt`` (which leaves to CUDA what it can't run) and
+    ``tensorrt-rtx``, a plug-in; by default it is the first that works here. All of them keep the
+    precisions of the model file. The two TensorRTs build their engines whenever a session is
+    opened, or at the first run where shapes are open. ``cuda-graph=on`` replays the work as one
+    graph. For the other options see :data:`backends.ort.openings.OPTIONS`.
     """
 
     name = "onnxruntime"

@@ -181,7 +181,12 @@ def _needs(how: Opening) -> str:
 
 def _before(how: Opening) -> str:
     """What has to be done before the session is made."""
-    lines = [f"os.environ[{name!r}] = {value!r}\n" for name, value in how.environment]
+    lines = [
+        f"os.environ.pop({name!r}, None)\n"
+        if value is None
+        else f"os.environ[{name!r}] = {value!r}\n"
+        for name, value in how.environment
+    ]
     if how.provider in PLUGINS:
         lines.append(_PLUGIN.format(module=PLUGINS[how.provider], number=how.number))
     elif how.provider in NVIDIA:

@@ -127,7 +127,7 @@ def _caveats(graph: Optional[Graph], opening: Opening) -> Iterator[str]:
             f"{opening.provider} compiles its nodes and doesn't tell their precisions: its networks"
             " are strongly typed, so they are those of the model file"
         )
-        yield from (f"built with {name}={value}" for name, value in opening.environment)
+        yield from (f"{name}={value or 'unset'}" for name, value in opening.environment)
     if opening.provider == CUDA and graph and any(n.op == "QuantizeLinear" for n in graph.nodes):
         yield "CUDA runs Q/DQ models in floating point; provider=tensorrt has kernels for int8"
     if opening.cuda_graph:

@@ -48,7 +48,7 @@ OPTIONS = {
 
 DEFAULT_SPIN_US = 200
 _SPIN_DURATION_SINCE = (1, 27)  # older ones ignore the key; threads there spin tens of ms
-_NO_TF32 = ("NVIDIA_TF32_OVERRIDE", "0")  # read by TensorRT, cuBLAS and cuDNN alike
+_TF32 = "NVIDIA_TF32_OVERRIDE"  # read by TensorRT, cuBLAS and cuDNN alike: 0 forbids TF32
 _MOST_NAMES = 5
 _NVIDIA_VENDOR = 0x10DE  # of PCI
 _CONFINED = ("session.disable_cpu_ep_fallback", "1")
@@ -62,7 +62,8 @@ class Opening:
     provider: the one asked for. provider_options: its own. level: of graph optimisation, by the
     runtime's name. threads: intra-op, 0 for the runtime's choice. entries: of the session's
     configuration, in order. companions: providers for nodes that the first can't run, on the same
-    device. environment: variables that NVIDIA's libraries read, since no option says the same.
+    device. environment: variables that NVIDIA's libraries read, since no option says the same;
+    None: unset.
     """
 
     device: str
@@ -72,7 +73,7 @@ class Opening:
     threads: int
     entries: tuple[tuple[str, str], ...]
     companions: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
+    environment: tuple[tuple[str, Optional[str]], ...] = ()
 
     @property
     def providers(self) -> list[tuple[str, dict[str, str]]]:
@@ -140,7 +141,9 @@ class Opening:
 
     def create(self, ort: Any, model: Union[str, bytes], options: Any) -> Any:
         """The session as it comes, with the runtime's own errors."""
-        os.environ.update(self.environment)
+        for name, value in self.environment:
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
         providers = self.providers
         if self.provider in PLUGINS:
             device = plugin_device(ort, self.provider, self.number)
@@ -262,7 +265,7 @@ def opening(
         threads=settings.threads or 0,
         entries=tuple(entries),
         companions=(with_cuda,) if joined else (),
-        environment=() if tf32 or provider not in COMPILING else (_NO_TF32,),
+        environment=((_TF32, None if tf32 else "0"),) if provider in COMPILING else (),
     )
 
 
