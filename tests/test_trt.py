@@ -17,7 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from backends.trt import BACKEND, calibrator, gpu, layers, library, log, options, targets, timing
+from backends.trt import (
+    BACKEND,
+    calibrator,
+    cuda,
+    gpu,
+    layers,
+    library,
+    log,
+    options,
+    targets,
+    timing,
+)
 from backends.trt import build as building
 from backends.trt.about import ABOUT, CALIBRATION, ENGINE, About
 from harness import variants
@@ -792,6 +803,64 @@ def test_a_fault_while_feeding_is_kept_for_the_builder(tmp_path):
     made = calibrator.make_calibrator(Base, feeds, 1, upload, tmp_path / "cache")
     assert made.get_batch(["x"]) is None
     assert isinstance(made.fault, OutOfMemoryError)
+
+
+def test_uploads_use_their_memory_again_where_it_suffices():
+    done: list[tuple[Any, ...]] = []
+
+    class Device:
+        def allocate(self, size: int) -> int:
+            done.append(("allocate", size))
+            return 1000 + size
+
+        def free(self, address: int) -> None:
+            done.append(("free", address))
+
+        def upload(self, address: int, _array: Any) -> None:
+            done.append(("upload", address))
+
+    device: Any = Device()
+    uploads = gpu.Uploads(device)
+    addresses = [uploads.upload("x", np.zeros(size, np.uint8)) for size in (8, 4, 16)]
+    assert addresses == [1008, 1008, 1016]
+    assert done == [
+        *[("allocate", 8), ("upload", 1008), ("upload", 1008)],
+        *[("free", 1008), ("allocate", 16), ("upload", 1016)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "problem", "fix"),
+    [
+        (UnavailableError("no driver", cuda.DRIVER), "no driver", "--compute-capability"),
+        (UnavailableError("not installed", "pip install x"), "not installed", "pip install x"),
+        (RuntimeError("broken"), "broken", "--compute-capability"),
+        ((), "sees no GPU", "--compute-capability"),
+        ((cuda.Gpu(0, "NVIDIA L4", "8.9", 1),), None, None),
+    ],
+)
+def test_the_probe_lists_gpus_or_says_what_is_missing(monkeypatch, gpus, problem, fix):
+    def listed() -> Any:
+        if isinstance(gpus, Exception):
+            raise gpus
+        return gpus
+
+    monkeypatch.setattr(cuda, "gpus", listed)
+    monkeypatch.setattr(cuda, "driver_version", lambda: "13.0")
+    probe = gpu.probe("tensorrt", library.Library("tensorrt", None, "10.3.0"))
+    assert probe.problem is None if problem is None else problem in str(probe.problem)
+    assert probe.fix is None if fix is None else fix in str(probe.fix)
+    if problem is None:
+        assert ("cuda", "13.0") in probe.versions
+        assert [(each.id, each.name) for each in probe.devices] == [("gpu:0", "NVIDIA L4 (8.9)")]
+        assert Precision.FP8 in probe.devices[0].precisions
+
+
+def test_a_gpu_that_isnt_here_is_told_with_those_that_are(monkeypatch):
+    monkeypatch.setattr(cuda, "gpus", lambda: (cuda.Gpu(0, "NVIDIA L4", "8.9", 1),))
+    assert gpu.place("gpu:0", None).gpu == "NVIDIA L4 8.9"
+    with pytest.raises(UnavailableError, match=r"no such GPU here \(there are: gpu:0\)"):
+        gpu.place("gpu:1", None)
 
 
 class FakeTimings:

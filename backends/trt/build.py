@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from backends.trt import calibrator, layers, network, targets, timing
 from backends.trt.about import ABOUT, CALIBRATION, ENGINE, About
-from backends.trt.gpu import Place, place
+from backends.trt.gpu import Place, Uploads, place
 from backends.trt.library import NAMES, Library, find
 from backends.trt.log import AHEAD, Log, classified
 from backends.trt.options import Options, parse
@@ -80,7 +80,7 @@ def build(request: BuildRequest, workdir: str) -> Engine:
 class _Build:
     """One build, step by step. device: memory of the GPU that calibrates, None without one."""
 
-    def __init__(self, job: Job, folder: Path, device: Any) -> None:
+    def __init__(self, job: Job, folder: Path, device: Optional[Uploads]) -> None:
         self.job, self.folder, self.device = job, folder, device
         self.log = Log(job.library, verbose=True)
         self.notes: list[str] = []
@@ -145,7 +145,7 @@ class _Build:
     ) -> Any:
         """The calibrator, which has to live as long as the build; None where nothing calibrates."""
         kind = self.job.implicit[1]
-        if kind is None:
+        if kind is None or self.device is None:
             return None
         library = self.job.library
         found = calibrator.batches(self.job.request.calibration, parsed.inputs)

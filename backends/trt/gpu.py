@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from backends.trt import targets
+import numpy as np
+
+from backends.trt import cuda, targets
 from backends.trt.library import Library, version_of
 from backends.trt.log import AHEAD, NO_DRIVER
 from harness.errors import UnavailableError
@@ -36,13 +38,11 @@ class Place:
     driver: Optional[str] = None
 
     @contextmanager
-    def current(self) -> Iterator[Any]:
+    def current(self) -> Iterator[Optional[Uploads]]:
         """Make the GPU the current one, if it is here, and hand out its memory (None if not)."""
         if self.index is None:
             yield None
             return
-        from backends.trt import cuda
-
         device = cuda.load().open(self.index)
         try:
             yield Uploads(device)
@@ -53,13 +53,20 @@ class Place:
 class Uploads:
     """Memory of a GPU that holds the last array of each name."""
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: cuda.Device) -> None:
         self._device = device
-        self._held: dict[str, Any] = {}
+        self._held: dict[str, tuple[int, int]] = {}
 
-    def upload(self, name: str, array: Any) -> int:
-        """Copy an array there; its address. The same memory is used again where it suffices."""
-        raise NotImplementedError
+    def upload(self, name: str, array: np.ndarray[Any, Any]) -> int:
+        """Copy a contiguous array there; its address, which is kept where the memory suffices."""
+        address, size = self._held.get(name, (0, -1))
+        if size < array.nbytes:
+            if size >= 0:
+                self._device.free(address)
+            address = self._device.allocate(array.nbytes)
+            self._held[name] = (address, array.nbytes)
+        self._device.upload(address, array)
+        return address
 
 
 def place(device: str, compute_capability: Optional[str]) -> Place:
@@ -71,10 +78,11 @@ def place(device: str, compute_capability: Optional[str]) -> Place:
     if compute_capability is not None:
         major, minor = targets.parsed(compute_capability)
         return Place(f"{major}.{minor}", gpu=f"{major}.{minor}")
-    from backends.trt import cuda
-
     index = index_of(device)
-    gpus = cuda.gpus()
+    try:
+        gpus = cuda.gpus()
+    except UnavailableError as error:
+        raise UnavailableError(str(error), _fix(error)) from error
     found = next((gpu for gpu in gpus if gpu.index == index), None)
     if found is None:
         there = ", ".join(f"gpu:{gpu.index}" for gpu in gpus) or "none"
@@ -89,15 +97,12 @@ def probe(name: str, library: Library) -> Probe:
     driver = driver_version()
     versions += [("driver", driver)] if driver else []
     try:
-        from backends.trt import cuda
-
         gpus = cuda.gpus()
         api = cuda.driver_version()
     except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer
-        fix = getattr(error, "fix", None)
-        there = "" if driver is None else f" (driver {driver})"
-        return Probe(name, tuple(versions), (), f"{error}{there}", fix or NO_DRIVER)
-    versions.append(("cuda-driver-api", api))
+        there = "" if driver is None else f" (driver {driver}, {library})"
+        return Probe(name, tuple(versions), (), f"{error}{there}", _fix(error))
+    versions.append(("cuda", api))
     problem = too_old(library, driver, api)
     if problem:
         return Probe(name, tuple(versions), (), problem, _UPDATE)
@@ -142,7 +147,13 @@ def driver_version() -> Optional[str]:
     return found[1] if found else None
 
 
-def _device(gpu: Any) -> Device:
+def _fix(error: Exception) -> str:
+    """The next command; without a driver there is more than one."""
+    fix = getattr(error, "fix", None)
+    return NO_DRIVER if fix is None or fix == cuda.DRIVER else str(fix)
+
+
+def _device(gpu: cuda.Gpu) -> Device:
     able = targets.precisions(gpu.compute_capability)
     return Device(f"gpu:{gpu.index}", f"{gpu.name} ({gpu.compute_capability})", able)
 
