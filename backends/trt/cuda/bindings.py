@@ -31,7 +31,7 @@ class Bindings:
     name = "cuda"
 
     def __init__(self) -> None:
-        import cuda.bindings.driver as driver
+        from cuda.bindings import driver
 
         self._driver = driver
         try:
@@ -56,7 +56,7 @@ class Bindings:
         driver = self._driver
         count = self._checked(driver.cuDeviceGetCount(), "cuDeviceGetCount")
         if index not in range(count):
-            raise UnavailableError(f"gpu:{index}: there is no such GPU; the driver sees {count}")
+            raise UnavailableError(f"gpu:{index}: no such GPU; the driver sees {count}")
         return BindingsDevice(driver, self._checked(driver.cuDeviceGet(index), "cuDeviceGet"))
 
     def _gpu(self, index: int) -> Gpu:
@@ -130,7 +130,7 @@ class BindingsDevice:
         self._pinned_blocks += 1
         # outputs may be looked at when the session is long closed: the memory lives as they do
         weakref.finalize(block, self._unpin, address).atexit = False
-        return np.frombuffer(block, np.uint8) if size_bytes else np.empty(0, np.uint8)
+        return np.ctypeslib.as_array(block)
 
     def upload(self, address: int, array: Array) -> None:
         """See :class:`backends.trt.cuda.Device`."""
@@ -192,7 +192,8 @@ class BindingsDevice:
 
     def elapsed_ns(self, first: Any, last: Any) -> int:
         """See :class:`backends.trt.cuda.Device`."""
-        return round(self._call("cuEventElapsedTime", first, last) * _NS_PER_MS)
+        milliseconds: float = self._call("cuEventElapsedTime", first, last)
+        return round(milliseconds * _NS_PER_MS)
 
     def capture(self, stream: Any, enqueue: Action) -> Any:
         """See :class:`backends.trt.cuda.Device`. Other threads aren't disturbed, nor disturb it."""

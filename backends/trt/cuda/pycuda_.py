@@ -22,7 +22,7 @@ class PyCuda:
 
     def __init__(self) -> None:
         try:
-            import pycuda.driver as driver
+            from pycuda import driver
         except ModuleNotFoundError:
             raise
         except ImportError as error:  # its extension is linked to libcuda
@@ -48,9 +48,7 @@ class PyCuda:
         with faults(self._driver):
             count = self._driver.Device.count()
             if index not in range(count):
-                raise UnavailableError(
-                    f"gpu:{index}: there is no such GPU; the driver sees {count}"
-                )
+                raise UnavailableError(f"gpu:{index}: no such GPU; the driver sees {count}")
             return PyCudaDevice(self._driver, self._driver.Device(index))
 
 
@@ -150,13 +148,14 @@ class PyCudaDevice:
 
     def elapsed_ns(self, first: Any, last: Any) -> int:
         """See :class:`backends.trt.cuda.Device`."""
-        return round(last.time_since(first) * _NS_PER_MS)
+        milliseconds: float = last.time_since(first)
+        return round(milliseconds * _NS_PER_MS)
 
-    def capture(self, stream: Any, enqueue: Action) -> Any:
+    def capture(self, stream: Any, enqueue: Action) -> Any:  # noqa: ARG002
         """See :class:`backends.trt.cuda.Device`."""
         raise BackendError("pycuda captures no CUDA graphs")
 
-    def launch(self, graph: Any, stream: Any) -> None:
+    def launch(self, graph: Any, stream: Any) -> None:  # noqa: ARG002
         """There is no graph to launch."""
         raise BackendError("pycuda launches no CUDA graphs")
 
