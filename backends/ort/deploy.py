@@ -20,7 +20,7 @@ ENGINE = {engine!r}
 PROVIDER = {provider!r}
 
 
-def open_session():
+def {opener}():
     """Open the engine, which lies beside this script."""
 {before}    options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.{level}
@@ -43,11 +43,6 @@ def open_session():
 '''
 
 _PLAIN = '''\
-def load():
-    """An opened session."""
-    return open_session()
-
-
 def infer(session, feed):
     """One inference: arrays by input name in, arrays by output name out."""
     names = [output.name for output in session.get_outputs()]
@@ -159,6 +154,7 @@ def script(how: Opening, engine: str) -> str:
         types={f"tensor({name})": dtype for name, dtype in DTYPES.items()},
     )
     head = _HEAD.format(
+        opener="open_session" if how.provider in NVIDIA else "load",
         engine=engine,
         device=how.device,
         needs=_needs(how),
