@@ -505,3 +505,35 @@ def test_the_real_plug_in_says_what_it_misses_and_harms_nothing(tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(("opened", "unavailable gpu:0"))
+
+
+# -- wherever there is a GPU ---------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("choice", ["cuda", "tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("graph", ["off", "on"])
+@pytest.mark.parametrize("builder", [models.conv_model, models.two_inputs_two_outputs_model])
+def test_on_a_gpu_session_and_script_compute_what_the_cpu_does(
+    choice: str, graph: str, builder: Callable[[], Any], tmp_path: Path
+) -> None:
+    engine = build(builder(), tmp_path)
+    try:
+        session = opened(engine, provider=choice, cuda_graph=graph)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    found = session.executed
+    assert found is not None
+    assert {share.name for share in found.devices} == {"gpu:0"}
+    script = Path(engine.path).with_name("deployed.py")
+    settings = chosen(provider=choice, cuda_graph=graph)
+    script.write_text(BACKEND.deploy_code(engine, "gpu:0", settings))
+    deployed = runpy.run_path(str(script))
+    runner = deployed["load"]()
+    for seed, batch in enumerate((1, 1, 3, 1)):
+        feed = models.random_feed(session.inputs, batch, seed)
+        by_session, by_script = infer(session, feed), deployed["infer"](runner, feed)
+        for name, value in expected(engine, feed).items():
+            np.testing.assert_allclose(by_session[name], value, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(by_script[name], value, rtol=1e-3, atol=1e-4)
+    session.close()
