@@ -74,8 +74,8 @@ def check(apis, tmp_path_factory):
     folders = {}
     for version, api in apis.items():
         folders[version] = tmp_path_factory.mktemp("stub")
-        (folders[version] / "tensorrt").mkdir()
-        (folders[version] / "tensorrt" / "__init__.pyi").write_text(stubs.stub(api))
+        (folders[version] / "tensorrt.pyi").write_text(stubs.stub(api))
+        (folders[version] / "numpy.pyi").write_text(stubs.NUMPY)
 
     def findings(package: Path, version: str) -> Findings:
         root = tmp_path_factory.mktemp("copy")

@@ -12,11 +12,19 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+NUMPY = """from typing import Any, Generic, TypeVar
+S, T = TypeVar("S"), TypeVar("T")
+class ndarray(Generic[S, T]):
+    def __getattr__(self, name: str) -> Any: ...
+def __getattr__(name: str) -> Any: ...
+"""
+"""Arrays of which nothing is checked: numpy itself takes mypy seconds each time."""
+
 _OPENING, _CLOSING = "([{<", ")]}>"
 
 
 def stub(api: dict[str, Any]) -> str:
-    """The text of ``tensorrt/__init__.pyi``."""
+    """The text of ``tensorrt.pyi``."""
     lines = ["from typing import Any, ClassVar, Never, overload"]
     known = {path.rpartition(".")[2]: path for path in sorted(api["classes"], reverse=True)}
     for path in api["classes"]:
