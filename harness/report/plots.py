@@ -358,6 +358,7 @@ def _bars(axes: Axes, values: Sequence[float | None], colours: Sequence[str], wh
             fontsize=8,
         )  # fmt: skip
     axes.set_xlim(0, highest / scale * 1.28)
+    axes.locator_params(axis="x", nbins=5)  # as many in any width: room is made for them once
     axes.set_xlabel(f"{what} ({unit})")
 
 
