@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,38 @@ def test_calibrators_answer_tensorrt_through_their_real_base_class(drive, versio
         assert answers["batches"] == [[0, 1, 2, 3, 4, 5, 6, 7]]  # the last two don't fill a batch
         assert (answers["batch"], answers["before"], answers["fault"]) == (8, None, None)
         assert answers["kept"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_allocator_of_outputs_answers_through_its_real_base_class(drive, version):
+    told = drive("allocator", version)
+    assert told["kind"] == "IOutputAllocator"
+    assert told["held"] == [96, 2 << 20]
+    assert told["given"] == [1 << 40, 0]  # no exception passes TensorRT, which gets no memory
+    assert (told["shape"], told["fault"]) == ([3, 4], "too much")
+
+
+# In the adapter's own source: what stands there, and what is a misuse of TensorRT 11.
+PLANTED = (
+    ("lane.py", ".execute_async_v3(self._handle)", ".execute_async_v2(self._handle)"),
+    ("lane.py", ".execute_async_v3(self._handle)", ".execute_async_v3()"),
+    ("lane.py", ".set_input_shape(", ".set_input_shap("),
+    ("build.py", "getattr(trt.BuilderFlag, name)", "trt.BuilderFlag.FP16"),
+    ("build.py", 'if hasattr(config, "int8_calibrator")', "if config"),
+)
+
+
+@pytest.mark.parametrize("number", range(len(PLANTED)))
+def test_a_misuse_planted_in_the_adapter_is_caught(check, tmp_path, number):
+    name, text, misuse = PLANTED[number]
+    package = tmp_path / "trt"
+    shutil.copytree(ADAPTER, package, ignore=shutil.ignore_patterns("__pycache__"))
+    source = (package / name).read_text()
+    assert text in source
+    (package / name).write_text(source.replace(text, misuse))
+    faults = check(package, "11.4").faults
+    assert faults
+    assert all(fault.startswith(f"{name}:") for fault in faults)
 
 
 def test_names_that_are_computed_exist_where_they_are_used(adapter, apis):

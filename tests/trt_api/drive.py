@@ -19,11 +19,14 @@ import native
 import numpy as np
 
 from backends.trt import calibrator
+from backends.trt.buffers import output_allocator
 from backends.trt.library import Library
 from backends.trt.log import Log
+from harness.errors import BackendError
 from harness.types import TensorSpec
 
 SAMPLES = 10
+ADDRESS = 1 << 40
 LONG = 1 << 20  # a block of this size goes back to the system when it is freed
 
 
@@ -71,6 +74,25 @@ def _batches(caller: native.Calibrator, count: int) -> Iterator[list[float]]:
     while addresses := caller.batch(["x"]):
         values = ctypes.cast(addresses[0], ctypes.POINTER(ctypes.c_float))
         yield [values[2 * row] for row in range(count)]
+
+
+def allocator(library: Library) -> Any:
+    """What an allocator of outputs answers: to a request, to one that fails, to a shape."""
+    held: list[int] = []
+
+    def hold(size: int) -> int:
+        held.append(size)
+        if size > LONG:
+            raise BackendError("too much")
+        return ADDRESS
+
+    buffer = SimpleNamespace(hold=hold, port=SimpleNamespace(name="y"))
+    made = output_allocator(library, buffer)
+    caller = native.OutputAllocator(made, is_rtx=library.is_rtx)
+    given = [caller.reallocate("y", 0, size, 256, 7) for size in (96, 2 * LONG)]
+    caller.notify("y", (3, 4))
+    told = {"kind": native.kind(made), "held": held, "given": given}
+    return told | {"shape": made.found_shape(), "fault": str(made.fault)}
 
 
 def main() -> None:

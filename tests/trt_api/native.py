@@ -72,21 +72,25 @@ class Calibrator:
 
 
 class OutputAllocator:
-    """What TensorRT does with an ``IOutputAllocator``."""
+    """What TensorRT does with an ``IOutputAllocator``.
 
-    def __init__(self, thing: Any) -> None:
+    TensorRT-RTX has dropped ``reallocateOutput``, which TensorRT 10 and 11 declare first.
+    """
+
+    def __init__(self, thing: Any, *, is_rtx: bool) -> None:
         self.thing = thing
+        self.first = _FIRST if is_rtx else _FIRST + 1
 
     def reallocate(self, name: str, memory: int, size: int, alignment: int, stream: int) -> int:
         """reallocateOutputAsync: the address of the output's memory, 0 for none."""
         types = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
-        call = _virtual(self.thing, _FIRST + 1, ctypes.c_void_p, *types, ctypes.c_void_p)
+        call = _virtual(self.thing, self.first, ctypes.c_void_p, *types, ctypes.c_void_p)
         return call(name.encode(), memory, size, alignment, stream) or 0
 
     def notify(self, name: str, shape: tuple[int, ...]) -> None:
         """notifyShape."""
         dims = _Dims(len(shape), (ctypes.c_int64 * _MOST_DIMS)(*shape))
-        call = _virtual(self.thing, _FIRST + 2, None, ctypes.c_char_p, ctypes.c_void_p)
+        call = _virtual(self.thing, self.first + 1, None, ctypes.c_char_p, ctypes.c_void_p)
         call(name.encode(), ctypes.addressof(dims))
 
 
