@@ -46,6 +46,8 @@ from harness.backend import (
     Backend,
     BuildRequest,
     Calibration,
+    DeviceMemory,
+    DeviceTimed,
     Feed,
     Offer,
     Queue,
@@ -424,6 +426,22 @@ class BackendContract:
             wanted = self.reference(built.onnx, feed)
             for name, value in infer(session, feed).items():
                 _assert_close(value, wanted[name], self.tolerances[Precision.FP32], name)
+
+    @_each("fp32 models")
+    def test_a_device_that_times_computes_too(self, built: Built) -> None:
+        with self._open(built) as session:
+            if not isinstance(session, DeviceTimed):
+                pytest.skip("no device with a clock of its own")
+            infer(session, built.feed(2, seed=1))
+            feed = built.feed(2)
+            session.bind(feed)
+            parts = session.run_timed()
+            assert parts.compute_ns > 0
+            assert min(parts.h2d_ns, parts.d2h_ns, parts.enqueue_ns) >= 0
+            timed = {name: value.copy() for name, value in session.fetch().items()}
+            _assert_same(timed, infer(session, feed))
+            if isinstance(session, DeviceMemory) and session.device_bytes is not None:
+                assert session.device_bytes > 0
 
     @_each("fp32")
     def test_building_twice_gives_two_engines_that_work(self, built: Built, tmp_path: Path) -> None:

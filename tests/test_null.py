@@ -47,6 +47,14 @@ class TestNullQueue(TestNull):
         return Settings(threads=1, options=(("queue", "true"),))
 
 
+class TestNullDevice(TestNull):
+    models = ("two",)
+
+    def settings(self) -> Settings:
+        options = {"device_clock": "true", "latency_us": "5", "device_mb": "1"}
+        return Settings(threads=1, options=tuple(options.items()))
+
+
 def build(folder: Path, precision: Precision = Precision.FP32, /, **description: Any) -> Engine:
     model = folder / "model.null"
     model.write_text(json.dumps({"inputs": [SPEC_X], "outputs": [SPEC_Y], **description}))

@@ -51,7 +51,7 @@ from backends import null
 from harness.backend import Capabilities, Offer
 from harness.errors import BackendError, UnsupportedError
 from harness.testing import BackendContract, model_specs
-from harness.types import Executed, Precision, Probe, Share, TensorSpec
+from harness.types import Executed, Phases, Precision, Probe, Share, TensorSpec
 
 class Plain(null.Null):
     capabilities = Capabilities(
@@ -236,6 +236,18 @@ class LossyQueue(null.QueueSession):
         return 0 if slot == 1 and len(self._started) < 2 else slot
 class TestLossyQueue(Contract):
     backend = spoil({"session": LossyQueue})
+
+class IdleDevice(null.DeviceSession):
+    def run_timed(self):
+        if self._results is None:
+            self.run()
+        return Phases(1, 1, 1, 1)
+    def bind(self, feed):
+        before = self._results
+        null.DeviceSession.bind(self, feed)
+        self._results = before
+class TestIdleDevice(Contract):
+    backend = spoil({"session": IdleDevice})
 """
 
 FOUND_BY: Mapping[str, str] = {
@@ -266,6 +278,7 @@ FOUND_BY: Mapping[str, str] = {
     "TestProbeRaises": "probe_says_what_is_here_or_what_to_do",
     "TestProbeWithoutFix": "probe_says_what_is_here_or_what_to_do",
     "TestTwiceOffered": "describes_itself",
+    "TestIdleDevice": "a_device_that_times_computes_too",
     "TestLossyQueue": "an_asynchronous_queue_completes_every_slot",
 }
 

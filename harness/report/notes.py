@@ -226,8 +226,8 @@ def _device(report: Report) -> Iterator[Note]:
     if bound:
         text = (
             "the host takes over 80 % of the device's time to hand the work over:"
-            f" {'; '.join(bound)}. CUDA graphs (TensorRT's option cuda-graph = on) or larger"
-            " batches need fewer calls"
+            f" {'; '.join(bound)}. CUDA graphs, where they aren't in use already (TensorRT's option"
+            " cuda-graph = on), or larger batches need fewer calls"
         )
         yield Note("info", "Enqueue", text)
     copied = [report.name(s) for s in shown if s.phases and s.phases.copy_bound]
