@@ -244,8 +244,10 @@ def _nothing_here(known: Known) -> list[Problem]:
     if not (known.capabilities.ahead and probe.versions) or probe.devices:
         return []
     what = probe.problem or f"{known.name} finds no device here"
-    fix = "to build for a GPU that is elsewhere: --compute-capability 8.9, or --target NAME"
-    return [Problem("--backend", what, f"{probe.fix}; {fix}" if probe.fix else fix)]
+    fixes = [probe.fix] if probe.fix else []
+    if not any("--compute-capability" in each for each in fixes):
+        fixes.append("for a GPU that is elsewhere: --compute-capability 8.9, or --target NAME")
+    return [Problem("--backend", what, "; ".join(fixes))]
 
 
 def _stateful_calibration(config: SweepConfig) -> list[Problem]:

@@ -13,6 +13,9 @@ from harness.errors import Problem
 RECIPE = "as-is"
 """What a backend is asked to make of it: a copy."""
 
+ABOUT = "engine.json"
+"""Where adapters write down what the engine beside it is."""
+
 
 @dataclass(frozen=True)
 class OwnEngine:
@@ -40,9 +43,16 @@ def names(files: Iterable[str]) -> dict[str, str]:
 
 
 def companions(path: Path) -> list[Path]:
-    """The file and those beside it that have its stem, as OpenVINO's ``.bin`` does."""
+    """The file and those beside it that may belong to it.
+
+    They have its stem, as OpenVINO's ``.bin`` does, or begin with its name, as weights of large
+    ONNX files do, or say what it is.
+    """
     return sorted(
-        each for each in path.parent.glob("*") if each.stem == path.stem and each.is_file()
+        each
+        for each in path.parent.iterdir()
+        if (each.stem == path.stem or each.name.startswith(path.name) or each.name == ABOUT)
+        and each.is_file()
     )
 
 

@@ -241,11 +241,10 @@ def _profiles(prepared: Prepared, plan: Plan) -> dict[str, tuple[profiles.Profil
     for known in prepared.knowns:
         own = {(o.precision, o.recipe): o.calibrated for o in known.capabilities.offers}
         planned = [each for each in plan.candidates if each.backend == known.name]
-        built = [each for each in planned if each.precision is not Precision.AS_IS]
-        if not known.capabilities.ranges or not built:
+        if not known.capabilities.ranges or not planned:
             continue
-        batches = {each.settings.batch for each in built}
-        if any(own[c.precision, c.recipe] and c.recipe not in DERIVED for c in built):
+        batches = {each.settings.batch for each in planned}
+        if any(own.get((c.precision, c.recipe)) and c.recipe not in DERIVED for c in planned):
             batches.add(1)
         inputs, states = checked.model.inputs, prepared.config.state
         found[known.name] = profiles.derive(inputs, checked.shapes, batches, given, states)

@@ -602,6 +602,26 @@ def test_calibration_is_checked_like_data(tmp_path: Path) -> None:
     assert problem.where == "--calibration: c.npz: image"
 
 
+def test_shapes_of_all_samples_are_counted_from_the_headers(tmp_path: Path) -> None:
+    model = open_model(tmp_path / "m.onnx")
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number, (count, width) in enumerate([(3, 4), (2, 9), (4, 4)]):
+        npz(folder / f"{number}.npz", image=images(count, width) + number * 1000)
+    own = npz(tmp_path / "c.npz", image=images(5, 9) + 9000)
+    seen = check(model, str(folder), calibration_source=own).shapes
+    assert {each.shapes: each.count for each in seen} == {
+        (("image", (4,)),): 7,
+        (("image", (9,)),): 7,
+    }
+    assert check(model, None).shapes == ()
+
+
+def open_model(path: Path) -> str:
+    shape = [value("image", ["n", "width"])], [value("y", ["n", "width"])]
+    return save(path, model_of([helper.make_node("Relu", ["image"], ["y"])], *shape))
+
+
 @pytest.mark.parametrize("how", ["itself", "a copy", "compressed", "a part"])
 def test_calibration_must_not_be_the_data(tmp_path: Path, how: str) -> None:
     model, data = classifier(tmp_path / "m.onnx"), npz(tmp_path / "d.npz", **GOOD)

@@ -110,6 +110,14 @@ def test_weights_alone_are_not_taken_for_products(
     assert bool(silently_replaced(Candidate("a", precision, "r", "cpu"), executed)) == replaced
 
 
+def test_of_an_engine_as_it_is_only_the_device_is_asked() -> None:
+    candidate = Candidate("a", Precision.AS_IS, "m.engine", "gpu:0")
+    ran = Executed((Share("gpu", 1),), (Share("int8", 1), Share("fp16", 2)))
+    assert silently_replaced(candidate, ran) is None
+    elsewhere = Executed((Share("cpu", 1),), ran.precisions)
+    assert "asked for gpu:0" in str(silently_replaced(candidate, elsewhere))
+
+
 def test_a_q_dq_model_whose_pairs_do_not_meet_runs_in_fp32_and_says_so(tmp_path: Path) -> None:
     """Weights alone in Q/DQ form: a smaller file, and no product in int8."""
     model = product_model(32)
