@@ -34,6 +34,11 @@ from harness.types import Engine, Precision, Settings
 BUILTIN = [TENSORRT, CUDA, CPU]
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 VERSION = (1, 32)
+DRIVER_TOO_OLD = (
+    "/onnxruntime_src/a.cc:63 static A A::FromProviderOptions(const B&) [ONNXRuntimeError] : 1 : "
+    'FAIL : Failed to parse provider option "device_id": CUDA failure 35: CUDA driver version is '
+    "insufficient for CUDA runtime version ; GPU=-1 ; hostname=vm ; file=b.cc"
+)
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Fa
         fake = FakeOrt(builtin, **more)
         monkeypatch.setitem(sys.modules, "onnxruntime", fake)
         monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-        monkeypatch.setattr(providers, "_DRIVER", "libc.so.6")
+        monkeypatch.setattr(providers, "DRIVER", "libc.so.6")
         monkeypatch.delitem(sys.modules, PLUGIN, raising=False)
         monkeypatch.setitem(providers.PLUGINS, RTX, PLUGIN if plugin else "no_such_module")
         if plugin:
@@ -178,7 +183,7 @@ def test_of_providers_one_whose_library_is_missing_is_passed_over(
     assert fake.sessions[-1].taken == [TENSORRT]
     with pytest.raises(UnavailableError, match=r"libcudnn.so.9: cannot open") as caught:
         opened(two, provider="cuda")
-    assert "cpu-fallback" not in str(caught.value)
+    assert caught.value.fix == 'pip install "onnxruntime-gpu[cuda,cudnn]"'
     assert fake.severity == runtime.QUIET
 
 
@@ -190,6 +195,12 @@ def test_what_the_runtime_logs_while_it_drops_a_provider_reaches_no_terminal(
         with pytest.raises(UnavailableError, match="libcublasLt"):
             opened(two, provider="cuda", cpu_fallback=fallback)
     assert capfd.readouterr() == ("", "")
+
+
+def test_where_no_provider_works_the_preferred_one_says_why(pretend: Any, two: Engine) -> None:
+    pretend(broken={CUDA: "libcudnn.so.9", TENSORRT: "libnvinfer.so.10"})
+    with pytest.raises(UnavailableError, match=r"CUDA.*libcudnn"):
+        opened(two)
 
 
 def test_tf32_is_what_was_asked_for_last(pretend: Any, two: Engine) -> None:
@@ -252,7 +263,7 @@ def test_without_a_driver_the_plug_in_is_not_even_imported(
     pretend: Any, monkeypatch: pytest.MonkeyPatch, two: Engine
 ) -> None:
     pretend([CPU], plugin=True)
-    monkeypatch.setattr(providers, "_DRIVER", "libno-such-driver.so.1")
+    monkeypatch.setattr(providers, "DRIVER", "libno-such-driver.so.1")
     with pytest.raises(UnavailableError, match="needs NVIDIA's driver") as caught:
         opened(two)
     assert "nvidia-smi" in str(caught.value.fix)
@@ -419,7 +430,12 @@ def test_memory_that_the_gpu_refuses_is_out_of_memory(
 @pytest.mark.parametrize(
     ("text", "kind", "fix"),
     [
-        ("CUDA failure 35: CUDA driver version is insufficient", UnavailableError, "nvidia-smi"),
+        (DRIVER_TOO_OLD, UnavailableError, "nvidia-smi"),
+        (
+            "/onnxruntime_src/a.cc:729 void RegisterPlugins(B&) Please install TensorRT libraries",
+            UnavailableError,
+            "enginepick devices",
+        ),
         ("CUDA initialization failure with error: 35", UnavailableError, "nvidia-smi"),
         ("libcuda.so.1: cannot open shared object file", UnavailableError, "nvidia-smi"),
         ("NvTensorRTRTX EP does not support GPU with Compute Capability 7.5", UnavailableError, ""),
@@ -430,6 +446,8 @@ def test_memory_that_the_gpu_refuses_is_out_of_memory(
 def test_what_nvidias_providers_say(text: str, kind: type[BackendError], fix: str | None) -> None:
     found = runtime.classified(RuntimeError(text), "gpu:0")
     assert isinstance(found, kind)
+    assert "onnxruntime_src" not in str(found)
+    assert "hostname" not in str(found)
     assert (found.fix is None) if fix is None else (fix in str(found.fix))
 
 

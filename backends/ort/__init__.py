@@ -141,12 +141,12 @@ class OnnxRuntime:
 def _opening(runtime: Any, device: str, settings: Settings) -> Opening:
     """How a device is opened: with the first provider that runs the tiny model, if several could.
 
-    The last is taken untried: opening the engine says best what is wrong with it.
+    Where none does it is the preferred one, and opening the engine says what is wrong with it.
     """
     found = possible(device, dict(settings.options).get("provider"), available(runtime))
-    while len(found) > 1 and _trial(runtime, device, found[0]) is not None:
-        found = found[1:]
-    return _opening_with(runtime, device, settings, found[0])
+    tried = found if len(found) > 1 else ()
+    works = next((name for name in tried if _trial(runtime, device, name) is None), found[0])
+    return _opening_with(runtime, device, settings, works)
 
 
 def _opening_with(runtime: Any, device: str, settings: Settings, provider: str) -> Opening:

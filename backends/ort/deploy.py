@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from backends.ort.openings import Opening
-from backends.ort.providers import NVIDIA, PLUGINS
+from backends.ort.providers import NVIDIA, PLUGINS, TENSORRT
 from backends.ort.runtime import DTYPES
 
 _HEAD = '''\
@@ -146,6 +146,14 @@ if hasattr(ort, "preload_dlls"):
 """
 
 
+_PRELOAD_TENSORRT = """\
+try:
+    import tensorrt_libs  # TensorRT, from its package
+except ImportError:
+    pass
+"""
+
+
 def script(how: Opening, engine: str) -> str:
     """A complete script; see ``Backend.deploy_code``. engine: the file's name."""
     body = (_ON_NVIDIA if how.provider in NVIDIA else _PLAIN).format(
@@ -187,6 +195,7 @@ def _before(how: Opening) -> str:
         lines.append(_PLUGIN.format(module=PLUGINS[how.provider], number=how.number))
     elif how.provider in NVIDIA:
         lines.append(_PRELOAD)
+        lines += [_PRELOAD_TENSORRT] if how.provider == TENSORRT else []
     return "".join(lines)
 
 

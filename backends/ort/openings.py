@@ -17,6 +17,8 @@ from backends.ort.providers import (
     COMPILING,
     CPU,
     CUDA,
+    DRIVER,
+    LIBRARIES,
     NVIDIA,
     PLUGINS,
     TENSORRT,
@@ -25,7 +27,7 @@ from backends.ort.providers import (
     possible,
     preload,
 )
-from backends.ort.runtime import FALLBACK, LET_THEM, QUIET, classified
+from backends.ort.runtime import FALLBACK, GET_DRIVER, LET_THEM, QUIET, classified
 from harness.errors import BackendError, UnavailableError, UnsupportedError
 from harness.types import Settings
 
@@ -132,6 +134,8 @@ class Opening:
             known = classified(fault, self.device)
             if FALLBACK in str(fault):
                 known = self._left_over(ort, model) or known
+            elif isinstance(known, UnavailableError) and self.provider in LIBRARIES:
+                known = self._unavailable(ort, model, str(known), known.fix)
             raise known from fault
         session.disable_fallback()
         problem = self._problem(ort, model, session)
@@ -150,7 +154,7 @@ class Opening:
             options.add_provider_for_devices([device], dict(self.provider_options))
             providers = []
         elif self.provider in NVIDIA:
-            preload(ort)
+            preload(ort, self.provider)
         if self.provider != CPU:
             options.add_session_config_entry(*_RECORDED)
         return ort.InferenceSession(
@@ -167,12 +171,8 @@ class Opening:
         """
         if self.provider not in session.get_providers():
             got = ", ".join(session.get_providers())
-            why = complaint(ort, lambda: self.create(ort, model, self.options(ort)), QUIET)
-            return UnavailableError(
-                f"{self.device}: {self.provider} was asked for, but ONNX Runtime took {got}"
-                + (f": {why}" if why else ""),
-                "enginepick devices",
-            )
+            told = f"{self.device}: {self.provider} was asked for, but ONNX Runtime took {got}"
+            return self._unavailable(ort, model, told, "enginepick devices")
         nodes = [] if self.provider == CPU else assigned(session)
         there = {provider for provider, _ in nodes}
         if self.confined and CPU in there:
@@ -183,6 +183,15 @@ class Opening:
                 f"{self.provider} takes none of the model's nodes; they went to {went}"
             )
         return None
+
+    def _unavailable(
+        self, ort: Any, model: Union[str, bytes], told: str, fix: Optional[str]
+    ) -> UnavailableError:
+        """The error with the library that is missing, as the log names it."""
+        why = complaint(ort, lambda: self.create(ort, model, self.options(ort)), QUIET)
+        if not why or DRIVER in why:
+            return UnavailableError(f"{told}: {why}" if why else told, GET_DRIVER if why else fix)
+        return UnavailableError(f"{told}: {why}", LIBRARIES.get(self.provider, fix))
 
     def _strays(self, nodes: list[tuple[str, str]]) -> UnsupportedError:
         names = [node for provider, node in nodes if provider == CPU]

@@ -49,7 +49,13 @@ _INSTALL = {
     CUDA: "pip install onnxruntime-gpu",
     TENSORRT: "pip install onnxruntime-gpu",
 }
-_DRIVER = "libcuda.so.1"
+LIBRARIES = {
+    CUDA: 'pip install "onnxruntime-gpu[cuda,cudnn]"',
+    TENSORRT: "pip install tensorrt_cu12_libs, or _cu13_, of the version that is missing",
+}
+"""What brings the libraries that built-in providers need."""
+
+DRIVER = "libcuda.so.1"
 _ERROR = 3  # of the runtime's levels of logging
 _WHY = re.compile(r"Failed to (?:load|create) .*")
 
@@ -102,15 +108,19 @@ def possible(device: str, chosen: Optional[str], installed: Iterable[str]) -> tu
     return found
 
 
-def preload(ort: Any) -> None:
-    """Load CUDA and cuDNN from NVIDIA's Python packages, where these are installed.
+def preload(ort: Any, provider: str) -> None:
+    """Load CUDA, cuDNN and TensorRT from NVIDIA's Python packages, where these are installed.
 
-    A ``libonnxruntime_providers_cuda.so`` finds them nowhere else, unless torch was imported.
+    A ``libonnxruntime_providers_cuda.so`` doesn't find them there, unless torch was imported.
     """
     load = getattr(ort, "preload_dlls", None)  # since 1.21
-    if load is not None:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
-            load()  # it prints what it misses; whether that matters the session will tell
+    with contextlib.redirect_stdout(io.StringIO()):
+        if load is not None:
+            with contextlib.suppress(Exception):
+                load()  # it prints what it misses; whether that matters the session will tell
+        if provider == TENSORRT:
+            with contextlib.suppress(Exception):
+                importlib.import_module("tensorrt_libs")
 
 
 def plugin_device(ort: Any, provider: str, number: int) -> Any:
@@ -121,7 +131,7 @@ def plugin_device(ort: Any, provider: str, number: int) -> Any:
     """
     if provider not in {each.ep_name for each in ort.get_ep_devices()}:
         try:
-            ctypes.CDLL(_DRIVER)
+            ctypes.CDLL(DRIVER)
         except OSError as fault:
             raise UnavailableError(
                 f"gpu:{number}: {provider} needs NVIDIA's driver: {fault}",

@@ -63,6 +63,7 @@ def specs(arguments: Iterable[Any], kind: str) -> tuple[TensorSpec, ...]:
 
 
 FALLBACK = "assigned to the default CPU EP"
+GET_DRIVER = "install an NVIDIA driver that is new enough, so that nvidia-smi lists the GPU"
 LET_THEM = "set the option cpu-fallback=on to let those nodes run on the CPU"
 
 _SIGNS: tuple[tuple[str, type[BackendError], str, Optional[str]], ...] = (
@@ -82,11 +83,12 @@ _SIGNS: tuple[tuple[str, type[BackendError], str, Optional[str]], ...] = (
         ),
         UnavailableError,
         "{device}: ",
-        "install an NVIDIA driver that is new enough, so that nvidia-smi lists the GPU",
+        GET_DRIVER,
     ),
     (
         (
             r"Failed to create \w+ExecutionProvider|invalid device ordinal|CUDA failure 101\b"
+            r"|Please install TensorRT libraries"
             r"|Error loading .*providers|LoadLibrary failed|Failed to load library"
             r"|does not support GPU with Compute Capability"
         ),
@@ -130,13 +132,21 @@ def classified(fault: Exception, device: str) -> Exception:
     """
     if isinstance(fault, BackendError):
         return fault
-    text = " ".join(str(fault).split())[:_WORST_TEXT]
+    text = _said(str(fault))
     if isinstance(fault, MemoryError):
         return OutOfMemoryError(text or "out of memory")
     for pattern, kind, before, fix in _SIGNS:
         if re.search(pattern, text, re.IGNORECASE):
             return kind(before.format(device=device) + text, fix)
     return fault
+
+
+def _said(text: str) -> str:
+    """What a text says, without the functions of the runtime's source that it passed through."""
+    text = " ".join(text.split())
+    text = re.sub(r"^.*(?=CUDA failure \d+:)| ; hostname=\S+", "", text)
+    text = re.sub(r"^/onnxruntime_src/.*(?=\[ONNXRuntimeError\]|Please install )", "", text)
+    return text[:_WORST_TEXT]
 
 
 def processor_name() -> str:
