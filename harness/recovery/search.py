@@ -27,7 +27,7 @@ from harness.types import LayerNoise, Tried
 from harness.variants import inmemory
 from harness.variants.excluding import excluded
 from harness.variants.files import is_large, nodes_of
-from harness.variants.quantized import prepared_model
+from harness.variants.quantized import oldest_opset, prepared_model
 from harness.variants.quiet import quiet
 
 Array = np.ndarray[Any, Any]
@@ -58,7 +58,8 @@ def search(job: jobs.SearchJob, metric: metrics.Metric) -> jobs.Searched:
         raise UnsupportedError("the model is too large to be searched in memory")
     with quiet(), tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "model.onnx")
-        with prepared_model(job.source, out, large=False) as (model, _):
+        oldest = oldest_opset(dict(job.parameters))
+        with prepared_model(job.source, out, large=False, oldest=oldest) as (model, _):
             found = _Search(job, metric, model, monotonic() + job.seconds)
             stopped = found.run()
     tried = found.tried

@@ -7,6 +7,7 @@ in a child: the libraries that do it are heavy, chatty, and imported inside func
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib import metadata
 
 from harness.backend import Calibration
@@ -18,6 +19,7 @@ from harness.variants.recipes import (
     RECIPES,
     SHARED,
     SOURCE,
+    TYPED,
     Recipe,
     Wishes,
     own,
@@ -54,24 +56,25 @@ def make(recipe: Recipe, source: str, out: str, calibration: Calibration | None)
         raise UnsupportedError(f"the recipe {recipe.name} is not made from the model here")
     if RECIPES.get(recipe.name) and (calibration is None or not len(calibration)):
         raise BackendError(f"the recipe {recipe.name} needs calibration samples, and got none")
-    from harness.variants import floor, half, probe, quantized, weights
+    from harness.variants import bf16, floor, half, probe, quantized, typed, weights
     from harness.variants.quiet import quiet
 
     params = dict(recipe.params)
+    plain: dict[str, Callable[[], tuple[str, ...]]] = {
+        FLOOR: lambda: floor.make(source, out),
+        PROBE: lambda: probe.make(out),
+        "fp16": lambda: half.make(source, out, keep_io=params["io"] == "fp32"),
+        "bf16": lambda: bf16.make(source, out),
+        "dynamic": lambda: quantized.make_dynamic(source, out, params),
+        "weights": lambda: weights.make(source, out, params),
+    }
     try:
         with quiet():
-            if recipe.name == FLOOR:
-                return floor.make(source, out)
-            if recipe.name == PROBE:
-                return probe.make(out)
-            if recipe.name == "fp16":
-                return half.make(source, out, keep_io=params["io"] == "fp32")
-            if recipe.name == "dynamic":
-                return quantized.make_dynamic(source, out, params)
-            if recipe.name == "weights":
-                return weights.make(source, out, params)
+            if recipe.name in plain:
+                return plain[recipe.name]()
             assert calibration is not None
-            return quantized.make_static(source, out, params, calibration)
+            static = typed.make if recipe.name in TYPED else quantized.make_static
+            return static(source, out, params, calibration)
     except (BackendError, MemoryError, OSError):
         raise
     except Exception as fault:

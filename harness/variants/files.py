@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -86,6 +87,37 @@ def opset(model: Any) -> int:
     """The version of ONNX's own operators that the model uses; 0 if it uses none."""
     versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     return max(versions, default=0)
+
+
+def upgraded(source: str, target: str, oldest: int, notes: list[str], *, large: bool) -> str:
+    """The file to start from: the source, or what ONNX converts it to if its opset is too old."""
+    import onnx
+
+    version = opset(outline(source))
+    if version >= oldest:
+        return source
+    try:
+        model = onnx.version_converter.convert_version(onnx.load(source), oldest)
+    except Exception as fault:
+        raise UnsupportedError(
+            f"the recipe needs opset {oldest}, the model has {version}, and it can't be "
+            f"converted: {fault}",
+            "export the model again with a newer opset",
+        ) from fault
+    save(model, target, large=large)
+    notes.append(f"opset {version} converted to {oldest}")
+    return target
+
+
+def inferred(source: str, folder: Path) -> Any:
+    """The model with its shapes inferred, by way of files: in memory that ends at 2 GB."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        given, made = (str(Path(temporary) / name) for name in ("given.onnx", "inferred.onnx"))
+        save(onnx.load(source), given, large=True)
+        onnx.shape_inference.infer_shapes_path(given, made)
+        return onnx.load(made)
 
 
 def check(out: str, source: str, tool: str) -> None:

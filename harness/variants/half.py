@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UnsupportedError
-from harness.variants.files import check, initializers, is_large, save
+from harness.variants.files import check, inferred, initializers, is_large, save
 
 _LARGEST = 65504.0  # of float16
 
@@ -23,7 +22,7 @@ def make(source: str, out: str, *, keep_io: bool) -> tuple[str, ...]:
     model = onnx.load(source, load_external_data=False)
     large = is_large(source, model)
     if large:
-        model = _inferred(source, Path(out).parent)
+        model = inferred(source, Path(out).parent)
     floats = [each for each in initializers(model.graph) if each.data_type == TensorProto.FLOAT]
     if not floats:
         raise UnsupportedError("the model has no float32 weights that could become float16")
@@ -47,17 +46,6 @@ def make(source: str, out: str, *, keep_io: bool) -> tuple[str, ...]:
     if clipped:
         notes.append(f"{clipped} weights beyond the range of float16 were clipped")
     return tuple(notes)
-
-
-def _inferred(source: str, folder: Path) -> Any:
-    """The model with its shapes inferred, by way of files: in memory that ends at 2 GB."""
-    import onnx
-
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        given, inferred = (str(Path(temporary) / name) for name in ("given.onnx", "inferred.onnx"))
-        save(onnx.load(source), given, large=True)
-        onnx.shape_inference.infer_shapes_path(given, inferred)
-        return onnx.load(inferred)
 
 
 def _beyond(tensor: Any) -> int:

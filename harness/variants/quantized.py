@@ -12,17 +12,19 @@ from typing import Any
 from harness.backend import Calibration
 from harness.errors import BackendError, UnsupportedError
 from harness.variants.excluding import WEIGHTED, excluded
-from harness.variants.files import check, is_large, nodes_of, opset, outline, save
+from harness.variants.files import check, is_large, nodes_of, outline, upgraded
 
-_OLDEST_OPSET = 13  # per-channel Q/DQ, and an axis for DequantizeLinear
+OLDEST_OPSET = 13
+"""For per-channel Q/DQ, with an axis for DequantizeLinear; of recipes that don't say another."""
+
 FROM_GEMM = "_MatMul"
 """What ONNX Runtime's quantizers append to a Gemm's name when they make it MatMul and Add."""
 
 _NAMED = 5  # nodes that a note names before it says "and N more"
 
-TYPES = {"uint8": "QUInt8", "int8": "QInt8"}
+TYPES = {"uint8": "QUInt8", "int8": "QInt8", "fp8": "QInt8"}
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-"""What the quantizer calls our parameters' values."""
+"""What the quantizer calls our parameters' values. fp8 begins as int8, see ``variants.typed``."""
 
 
 class _Reader:
@@ -52,7 +54,7 @@ def make_static(
     from onnxruntime import quantization
 
     large = is_large(source)
-    with prepared_model(source, out, large=large) as (prepared, notes):
+    with prepared_model(source, out, large=large, oldest=oldest_opset(params)) as (prepared, notes):
         operators = None if params["operators"] == "all" else params["operators"].split(",")
         quantization.quantize_static(
             prepared,
@@ -82,7 +84,12 @@ def make_static(
         for node in wanted
         if not set(node.input[: 2 if node.op_type in WEIGHTED else 1]) <= dequantized
     ]
-    return (*notes, *told(wanted, kept))
+    return (*notes, *told(wanted, kept, params.get("rest", "fp32")))
+
+
+def oldest_opset(params: Mapping[str, str]) -> int:
+    """The opset that a recipe needs at least."""
+    return int(params.get("opset", OLDEST_OPSET))
 
 
 def quantizer_options(params: Mapping[str, str]) -> dict[str, Any]:
@@ -108,6 +115,8 @@ def quantizer_options(params: Mapping[str, str]) -> dict[str, Any]:
             "AddQDQPairToWeight": True,
             "DedicatedQDQPair": True,
         }
+    if "rest" in params:  # products give the type of the rest; only what they read is quantized
+        options["OpTypesToExcludeOutputQuantization"] = params["operators"].split(",")
     return options
 
 
@@ -142,7 +151,9 @@ def make_dynamic(source: str, out: str, params: Mapping[str, str]) -> tuple[str,
 
 
 @contextlib.contextmanager
-def prepared_model(source: str, out: str, *, large: bool) -> Iterator[tuple[str, list[str]]]:
+def prepared_model(
+    source: str, out: str, *, large: bool, oldest: int = OLDEST_OPSET
+) -> Iterator[tuple[str, list[str]]]:
     """The model folded and with its shapes inferred, in a file that lives as long as the context.
 
     Quantizing finds weights only where they are constants, and tensors whose shape is known.
@@ -151,7 +162,7 @@ def prepared_model(source: str, out: str, *, large: bool) -> Iterator[tuple[str,
 
     notes: list[str] = []
     with tempfile.TemporaryDirectory(dir=Path(out).parent) as folder:
-        given = _upgraded(source, str(Path(folder) / "upgraded.onnx"), notes, large=large)
+        given = upgraded(source, str(Path(folder) / "upgraded.onnx"), oldest, notes, large=large)
         prepared = str(Path(folder) / "prepared.onnx")
         Path(f"{out}.data").unlink(missing_ok=True)  # the quantizer would append to it
         for skip in (False, True):
@@ -207,28 +218,11 @@ def _tidy(path: str) -> None:
     onnx.save_model(model, path)
 
 
-def _upgraded(source: str, target: str, notes: list[str], *, large: bool) -> str:
-    """The file to start from: the source, or what ONNX converts it to if its opset is too old."""
-    import onnx
+def told(weighted: list[Any], kept: list[Any], rest: str = "fp32") -> Iterator[str]:
+    """What was quantized, as notes. rest: the type of what wasn't.
 
-    version = opset(outline(source))
-    if version >= _OLDEST_OPSET:
-        return source
-    try:
-        model = onnx.version_converter.convert_version(onnx.load(source), _OLDEST_OPSET)
-    except Exception as fault:
-        raise UnsupportedError(
-            f"quantization needs opset {_OLDEST_OPSET}, the model has {version}, and it can't be "
-            f"converted: {fault}",
-            "export the model again with a newer opset",
-        ) from fault
-    save(model, target, large=large)
-    notes.append(f"opset {version} converted to {_OLDEST_OPSET}")
-    return target
-
-
-def told(weighted: list[Any], kept: list[Any]) -> Iterator[str]:
-    """What was quantized, as notes. Raises UnsupportedError if nothing was."""
+    Raises UnsupportedError if nothing was.
+    """
     if len(kept) >= len(weighted):
         found = ", ".join(sorted({node.op_type for node in weighted})) or "none that could be"
         raise UnsupportedError(f"nothing could be quantized (operators: {found})")
@@ -239,4 +233,4 @@ def told(weighted: list[Any], kept: list[Any]) -> Iterator[str]:
     if kept:
         names = [node.name for node in kept]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        yield f"{len(kept)} nodes kept in fp32: {', '.join(names[:_NAMED])}{more}"
+        yield f"{len(kept)} nodes kept in {rest}: {', '.join(names[:_NAMED])}{more}"

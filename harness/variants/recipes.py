@@ -21,9 +21,12 @@ SOURCE = "source"
 RECIPES: Mapping[str, bool] = MappingProxyType(
     {
         "fp16": False,
+        "bf16": False,
         "qdq": True,
         "qdq-all": True,
         "qdq-portable": True,
+        "qdq-fp16": True,
+        "fp8": True,
         "dynamic": False,
         "weights": False,
     }
@@ -34,8 +37,10 @@ RECIPES: Mapping[str, bool] = MappingProxyType(
 that the quantizer can. Neither is always the faster, nor always the more accurate.
 ``qdq-portable`` is the Q/DQ file that every runtime takes, TensorRT too: symmetric int8, biases in
 floating point, every quantized tensor with a pair of its own, additions left alone (int8 ones cost
-a classifier of files all its accuracy, and OpenVINO 2026.4.1 crashed on them). ``weights`` packs
-the weights of matrix products by blocks, and the products stay in floating point.
+a classifier of files all its accuracy, and OpenVINO 2026.4.1 crashed on them). ``qdq-fp16`` is that
+with float16 between the products, ``fp8`` the same with products of float8e4m3fn; like ``bf16``,
+they are for runtimes that compute in the types that a file gives. ``weights`` packs the weights of
+matrix products by blocks, and the products stay in floating point.
 """
 
 PROBE = "saturation-probe"
@@ -47,9 +52,12 @@ DERIVED = (*SHARED, FLOOR, PROBE)
 
 _PRECISIONS = {
     "fp16": (Precision.FP16,),
+    "bf16": (Precision.BF16,),
     "qdq": (Precision.INT8,),
     "qdq-all": (Precision.INT8,),
     "qdq-portable": (Precision.INT8,),
+    "qdq-fp16": (Precision.INT8,),
+    "fp8": (Precision.FP8,),
     "dynamic": (Precision.INT8_DYNAMIC,),
     "weights": (Precision.INT8_WEIGHTS, Precision.INT4_WEIGHTS),
 }
@@ -58,9 +66,17 @@ _OPERATORS = {
     "qdq": "Conv,ConvTranspose,Gemm,MatMul",
     "qdq-all": "all",
     "qdq-portable": "Conv,ConvTranspose,Gemm,MatMul",
+    "qdq-fp16": "Conv,Gemm,MatMul",
+    "fp8": "Conv,Gemm,MatMul",
     "dynamic": "Gemm,MatMul",
     "weights": "Gemm,MatMul",
 }
+
+TYPED = ("qdq-fp16", "fp8")
+"""Recipes of quantized products between float16."""
+
+_TYPED_OPSET = "21"
+"""Q/DQ of float16 came with 19, and with 21 of every type that there is."""
 
 BLOCK_SIZE = 32
 """Weights of an output that share a scale, by default: runtimes have kernels for it everywhere."""
@@ -130,7 +146,7 @@ def resolve(
         makes = " and ".join(_PRECISIONS[name])
         raise UnsupportedError(f"the recipe {name} makes {makes}, not {precision}")
     wishes = wishes or Wishes()
-    if name == "fp16":
+    if name in ("fp16", "bf16"):
         return _recipe(name, {"io": "fp32"})
     if name == "dynamic":
         return _recipe(name, _dynamic(wishes))
@@ -163,24 +179,29 @@ def own(name: str, precision: Precision, wishes: Wishes, *, saturates: Optional[
 
 
 def _static(name: str, wishes: Wishes, *, saturates: bool) -> dict[str, Optional[str]]:
-    portable = name == "qdq-portable"
+    portable = name in ("qdq-portable", *TYPED)
     if portable and wishes.symmetric is False:
         raise UnsupportedError(f"the recipe {name} is symmetric: TensorRT takes no other")
     if name == "qdq-all" and wishes.include:
         raise UnsupportedError(f"the recipe {name} takes no choice of operators: qdq does")
+    if name == "fp8" and wishes.reduce_range:
+        raise UnsupportedError(f"the recipe {name} has no 7-bit weights: reduce_range is of int8")
     calibration = wishes.calibration or "minmax"
     percentile = wishes.percentile or PERCENTILE
+    weights = "fp8" if name == "fp8" else "int8"
     return {
-        "activations": "int8" if portable else "uint8",
+        "activations": weights if portable else "uint8",
         "calibration": calibration,
         "exclude": _names(wishes.exclude),
+        "opset": _TYPED_OPSET if name in TYPED else None,
         "operators": _types(wishes.include) or _OPERATORS[name],
-        "per_channel": _truth(wishes.per_channel is not False),
+        "per_channel": _truth(_either(wishes.per_channel, name != "fp8")),
         "percentile": _number(percentile) if calibration == "percentile" else None,
         "portable": _truth(portable),
-        "reduce_range": _truth(_either(wishes.reduce_range, saturates)),
+        "reduce_range": _truth(_either(wishes.reduce_range, saturates and name != "fp8")),
+        "rest": "fp16" if name in TYPED else None,
         "symmetric": _truth(_either(wishes.symmetric, portable)),
-        "weights": "int8",
+        "weights": weights,
     }
 
 
