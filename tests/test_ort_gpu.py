@@ -281,10 +281,13 @@ def test_a_plug_in_that_does_not_load_is_unavailable(pretend: Any, two: Engine) 
 
 
 def test_nodes_that_would_run_on_the_cpu_are_refused_by_name(pretend: Any, two: Engine) -> None:
-    pretend([CUDA, CPU], lacks={CUDA: {"MatMul", "Gemm"}})
+    fake = pretend([CUDA, CPU], lacks={CUDA: {"MatMul", "Gemm"}})
     with pytest.raises(UnsupportedError, match=r"(Gemm|MatMul) \w+") as caught:
         opened(two)
     assert "cpu-fallback=on" in str(caught.value.fix)
+    with pytest.raises(UnsupportedError, match="products; they went to CPU"):
+        opened(two, cpu_fallback="on")
+    fake.lacks[CUDA] = {"Sigmoid"}
     session = opened(two, cpu_fallback="on")
     found = session.executed
     assert found is not None
@@ -302,20 +305,21 @@ def test_nodes_inside_of_branches_are_verified_too(pretend: Any, two: Engine) ->
 def test_what_tensorrt_leaves_to_cuda_is_told_and_all_of_it_is_refused(
     pretend: Any, two: Engine
 ) -> None:
-    everything = {node.op_type for node in onnx.load(two.path).graph.node} | {"FusedMatMul"}
-    fake = pretend(lacks={TENSORRT: {"Concat"}})
+    fake = pretend(lacks={TENSORRT: {"Sigmoid"}})
     found = opened(two, provider="tensorrt").executed
     assert found is not None
     assert {share.name for share in found.devices} == {"gpu:0"}
     assert found.precisions == ()  # unknown, which is not replaced
+    assert "1 nodes to CUDAExecutionProvider" in found.detail
     assert "strongly typed" in found.detail
     assert "NVIDIA_TF32_OVERRIDE=0" in found.detail
-    fake.lacks[TENSORRT] = everything | {"FusedGemm", "Gemm", "MatMul", "Add", "Relu"}
-    with pytest.raises(UnsupportedError, match="takes none of the model's nodes"):
+    fake.lacks[TENSORRT] = {"Gemm", "MatMul", "FusedGemm", "FusedMatMul"}
+    with pytest.raises(UnsupportedError, match="none of the model's products; they went to CUDA"):
         opened(two, provider="tensorrt")
 
 
 def test_q_dq_on_cuda_is_told_to_be_floating_point(pretend: Any, tmp_path: Path) -> None:
+    """Also what TensorRT leaves to CUDA, such as zero points that aren't zero."""
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
@@ -327,10 +331,13 @@ def test_q_dq_on_cuda_is_told_to_be_floating_point(pretend: Any, tmp_path: Path)
     ]
     body = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
     proto = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    pretend([CUDA, CPU])
-    found = opened(build(proto, tmp_path)).executed
+    pretend(lacks={TENSORRT: {"QuantizeLinear", "DequantizeLinear"}})
+    engine = build(proto, tmp_path)
+    found = opened(engine).executed
     assert found is not None
     assert "provider=tensorrt" in found.detail
+    with pytest.raises(UnsupportedError, match="none of the model's Q/DQ nodes"):
+        opened(engine, provider="tensorrt")
 
 
 # -- bind, run, fetch ----------------------------------------------------------------------------

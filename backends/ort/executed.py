@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from backends.ort.graph import Graph, Node, read
 from backends.ort.openings import Opening, assigned
+from backends.ort.operators import COMPUTE, QUANTIZED, WEIGHTS_ONLY
 from backends.ort.providers import COMPILING, CPU, CUDA
 from harness.types import Executed, Share
 
@@ -25,27 +26,6 @@ _NAMES = {
     2: "int8", 3: "int8", 4: "int16", 5: "int16", 6: "int32", 7: "int64", 12: "int32", 13: "int64",
 }  # fmt: skip
 """Our names of ``TensorProto.DataType``."""
-
-QUANTIZED = frozenset({
-    "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
-    "DynamicQuantizeLSTM", "QLinearConv", "QLinearMatMul", "QGemm", "QAttention", "QMoE",
-    "QLinearConvTranspose", "QOrderedMatMul", "QOrderedAttention", "QOrderedLongformerAttention",
-})  # fmt: skip
-"""Compute operators whose kernels multiply 8-bit integers, quantized statically or dynamically."""
-
-WEIGHTS_ONLY = {"MatMulNBits": 4, "MatMulBnb4": 4}
-"""Compute operators that unpack their weights, with the bits that they have by default."""
-
-COMPUTE = frozenset({
-    "Conv", "ConvTranspose", "DeformConv", "FusedConv", "NhwcConv", "NhwcFusedConv",
-    "MatMul", "FusedMatMul", "FusedMatMulActivation", "TransposeMatMul", "Einsum",
-    "Gemm", "FusedGemm", "GemmFastGelu", "GemmFloat8", "MoE",
-    "LSTM", "GRU", "RNN", "AttnLSTM",
-    "Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention",
-    "PackedMultiHeadAttention", "DecoderAttention", "DecoderMaskedSelfAttention",
-    "DecoderMaskedMultiHeadAttention", "LongformerAttention", "SparseAttention", "PagedAttention",
-})  # fmt: skip
-"""Compute operators that work in the type of their inputs, whatever their domain."""
 
 _MODEL_FILE, _WEIGHTS_FILE = "optimised.onnx", "optimised.bin"
 

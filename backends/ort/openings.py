@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Optional, Union
 
+from backends.ort.operators import PRODUCTS, QDQ
 from backends.ort.providers import (
     CHOICES,
     COMPILING,
@@ -165,7 +166,7 @@ class Opening:
         )
 
     def _problem(self, ort: Any, model: Union[str, bytes], session: Any) -> Optional[BackendError]:
-        """Whether the provider isn't there, or runs nothing, or the CPU runs what it may not.
+        """Whether the provider isn't there, or runs nothing much, or the CPU what it may not.
 
         The runtime's own check leaves out the nodes inside of branches and loops.
         """
@@ -177,11 +178,13 @@ class Opening:
         there = {provider for provider, _ in nodes}
         if self.confined and CPU in there:
             return self._strays(nodes)
-        if nodes and self.provider not in there:
-            went = ", ".join(sorted(there))
-            return UnsupportedError(
-                f"{self.provider} takes none of the model's nodes; they went to {went}"
-            )
+        for what, operators in (("products", PRODUCTS), ("Q/DQ nodes", QDQ)):
+            there = {provider for provider, node in nodes if node.split()[0] in operators}
+            if there and self.provider not in there:
+                went = ", ".join(sorted(there))
+                return UnsupportedError(
+                    f"{self.provider} takes none of the model's {what}; they went to {went}"
+                )
         return None
 
     def _unavailable(
