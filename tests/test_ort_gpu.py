@@ -181,6 +181,7 @@ def test_of_providers_one_whose_library_is_missing_is_passed_over(
     session = opened(two)
     assert session.executed is not None
     assert fake.sessions[-1].taken == [TENSORRT]
+    assert f"PROVIDER = '{TENSORRT}'" in BACKEND.deploy_code(two, "gpu:0", Settings())
     with pytest.raises(UnavailableError, match=r"libcudnn.so.9: cannot open") as caught:
         opened(two, provider="cuda")
     assert caught.value.fix == 'pip install "onnxruntime-gpu[cuda,cudnn]"'

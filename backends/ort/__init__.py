@@ -121,10 +121,9 @@ class OnnxRuntime:
         return Engine(str(target / source.name), files, size)
 
     def open(self, engine: Engine, device: str, settings: Settings) -> Session:
-        """Load the engine with the device's provider alone."""
+        """Load the engine with the device's provider alone: the first that is usable here."""
         runtime = import_runtime()
-        how = _opening(runtime, device, settings)
-        session = how.session(runtime, engine.path)
+        how, session = _opened(runtime, engine.path, device, settings)
         examine = partial(executed.examine, runtime, engine.path, how)
         if how.provider in NVIDIA:
             reopen = partial(how.session, runtime, engine.path)
@@ -133,23 +132,35 @@ class OnnxRuntime:
         return kind(session, how, examine)
 
     def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
-        """The script, with the options that fit the version installed here."""
-        how = _opening(import_runtime(), device, settings)
+        """The script, with the provider and the options that fit what is installed here."""
+        runtime = import_runtime()
+        found = _possible(runtime, device, settings)
+        tried = found if len(found) > 1 else ()
+        usable = (name for name in tried if _trial(runtime, device, name) is None)
+        how = _opening(runtime, device, settings, next(usable, found[0]))
         return deploy.script(how, Path(engine.path).name)
 
 
-def _opening(runtime: Any, device: str, settings: Settings) -> Opening:
-    """How a device is opened: with the first provider that runs the tiny model, if several could.
+def _possible(runtime: Any, device: str, settings: Settings) -> tuple[str, ...]:
+    return possible(device, dict(settings.options).get("provider"), available(runtime))
 
-    Where none does it is the preferred one, and opening the engine says what is wrong with it.
+
+def _opened(runtime: Any, path: str, device: str, settings: Settings) -> tuple[Opening, Any]:
+    """The session, and how it was opened. Where no provider is usable the preferred one says why.
+
+    No trial comes before, since it would count as time and memory of opening.
     """
-    found = possible(device, dict(settings.options).get("provider"), available(runtime))
-    tried = found if len(found) > 1 else ()
-    works = next((name for name in tried if _trial(runtime, device, name) is None), found[0])
-    return _opening_with(runtime, device, settings, works)
+    problems = []
+    for provider in _possible(runtime, device, settings):
+        how = _opening(runtime, device, settings, provider)
+        try:
+            return how, how.session(runtime, path)
+        except UnavailableError as problem:
+            problems.append(problem)
+    raise problems[0]
 
 
-def _opening_with(runtime: Any, device: str, settings: Settings, provider: str) -> Opening:
+def _opening(runtime: Any, device: str, settings: Settings, provider: str) -> Opening:
     version = version_of(runtime.__version__)
     return opening(device, settings, available(runtime), version, provider)
 
@@ -183,7 +194,7 @@ def _trial(runtime: Any, device: str, provider: str) -> Optional[str]:
     import numpy as np
 
     try:
-        how = _opening_with(runtime, device, Settings(threads=1), provider)
+        how = _opening(runtime, device, Settings(threads=1), provider)
         session = how.session(runtime, _TINY_MODEL)
         (got,) = session.run(None, {"x": np.ones(1, np.float32)})
     except Exception as fault:  # noqa: BLE001 - any fault at all means that it isn't usable
