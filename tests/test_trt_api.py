@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 from trt_api import bindings, sources, stubs
 
-from backends.trt import calibrator
+from backends.trt import calibrator, deploy
+from backends.trt.about import About
 from backends.trt.build import IMPLICIT
+from harness.types import Settings
 
 REPOSITORY = Path(__file__).parent.parent
 ADAPTER = REPOSITORY / "backends" / "trt"
@@ -313,6 +315,35 @@ def test_a_misuse_planted_in_the_adapter_is_caught(check, tmp_path, number):
     faults = check(package, "11.4").faults
     assert faults
     assert all(fault.startswith(f"{name}:") for fault in faults)
+
+
+# What deployed scripts guard by one question: whether there is a CudaGraphStrategy.
+WITH_GRAPH_STRATEGY = {
+    *("create_runtime_config", "cuda_graph_strategy", "DynamicShapesKernelSpecializationStrategy"),
+    "dynamic_shapes_kernel_specialization_strategy",
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_deployed_scripts_touch_what_exists(check, apis, tmp_path, version):
+    library = "tensorrt_rtx" if version == "rtx" else "tensorrt"
+    text = deploy.script(About(library=library), "model.engine", "gpu:0", Settings())
+    compile(text, "script.py", "exec")
+    package = tmp_path / "trt"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for plain, typed in (
+        (f"import {library} as trt", "import tensorrt as trt"),
+        ("def make_context(self):", "def make_context(self) -> trt.IExecutionContext:"),
+    ):
+        assert plain in text
+        text = text.replace(plain, typed)
+    (package / "script.py").write_text(text)
+    found = check(package, version)
+    assert ("IExecutionContext", "execute_async_v3") in found.pairs(has=True)
+    guarded = set() if "CudaGraphStrategy" in apis[version]["classes"] else WITH_GRAPH_STRATEGY
+    unguarded = [at for at in found.faults if not any(f'"{name}"' in at for name in guarded)]
+    assert not unguarded, "\n".join(unguarded)
 
 
 def test_names_that_are_computed_exist_where_they_are_used(adapter, apis):
