@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from harness import wire
 from harness.build import Builder, Made
 from harness.cache import Cache, file_sha256
@@ -148,7 +150,8 @@ def _prepare(wanted: _Wanted, lab: Lab, spool: Path) -> tuple[Prepared, str]:
     checked = check_input(config, spool, problems)
     if problems:
         raise InputError(problems)
-    devices = asked or _devices(known, target, named=named, ahead=ahead is not None)
+    devices = _devices(known, target, named=named)
+    devices = (target.device,) if ahead else asked or devices
     prepared = Prepared(
         config=_changed(config, devices, name, wanted.options),
         target_name=target_name,
@@ -199,7 +202,11 @@ def _target(
         what = "both a target and a compute capability are named"
         raise InputError([Problem("--compute-capability", what, "name one of them")])
     if compute_capability is not None:
-        return "", Target(device=ELSEWHERE)
+        try:
+            return "", Target(device=ELSEWHERE, compute_capability=compute_capability)
+        except ValidationError as error:
+            what = error.errors()[0]["msg"]
+            raise InputError([Problem("--compute-capability", what)]) from None
     name, target = find_target(lab, host, config.target)
     # The interpreters of a target elsewhere are over there.
     return name, target if target.matches(host) else target.model_copy(update={"python": {}})
@@ -257,10 +264,10 @@ def _stateful_calibration(config: SweepConfig) -> list[Problem]:
     return [Problem("--calibration", what, "give these sequences as --data")]
 
 
-def _devices(known: Known, target: Target, *, named: bool, ahead: bool) -> tuple[str, ...]:
+def _devices(known: Known, target: Target, *, named: bool) -> tuple[str, ...]:
     """The target's; where none is named, one that the backend has."""
     found = known.probe.devices
-    if named or ahead or known.probe.device(target.device) is not None or not found:
+    if named or known.probe.device(target.device) is not None or not found:
         return (target.device,)
     return (found[0].id,)
 

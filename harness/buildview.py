@@ -42,7 +42,7 @@ def _head(built: Built) -> Table:
     for profile in built.profiles:
         head.add_row("Shapes", "; ".join(f"{each.name} {_range_text(each)}" for each in profile))
     for note in built.notes:
-        head.add_row("Note", note)
+        head.add_row("Note", Text(note))
     return head
 
 
@@ -62,7 +62,7 @@ def _notes(made: Sequence[BuiltEngine]) -> Iterator[RenderableType]:
     for each in made:
         notes = Table.grid(padding=(0, 1))
         for note in each.record.notes:
-            notes.add_row(" -", note)
+            notes.add_row(" -", Text(note))
         if each.record.notes:
             yield Text(f"\n{each.candidate.label}:", "bold")
             yield notes
@@ -84,7 +84,7 @@ def _refusals(refused: Sequence[tuple[Candidate, Any]]) -> Table:
     table.add_column(overflow="fold")
     for candidate, why in refused:
         fix = f"\n-> {why.fix}" if why.fix else ""
-        table.add_row(candidate.label, f"{why.reason}{fix}")
+        table.add_row(Text(candidate.label), Text(f"{why.reason}{fix}"))  # [x] is no markup
     return table
 
 

@@ -259,6 +259,9 @@ def build(
     from harness.progress import Progress
     from harness.run import Event
 
+    if device is not None and compute_capability is not None:
+        what = "a device of this host beside the capability of a GPU elsewhere"
+        raise InputError([Problem("--device", what, "name one of them")])
     wishes: dict[str, object] = {
         "model": model,
         "data": data,

@@ -20,6 +20,7 @@ from harness.config import Lab, SweepConfig, Target, find_target, for_target
 from harness.errors import EnginePickError, InputError, Problem
 from harness.host import Host, probe_host
 from harness.plan import REFERENCE_BACKEND, Known, Plan, Wishes, make_plan
+from harness.record import BuildRecord
 from harness.reference import reference_candidate
 from harness.setup import Home, Setup, ask_parent_side
 from harness.types import Candidate, Precision, Probe, Scenario, Stage
@@ -185,6 +186,17 @@ def engine_problems(config: SweepConfig, names: Iterable[str]) -> list[Problem]:
     backends = {name: registry.safe_load(name) for name in (names if config.engines else ())}
     known = {n: each.capabilities for n, each in backends.items() if not isinstance(each, Probe)}
     return ownengines.problems(config.engines, known)
+
+
+def engines_then_and_now(
+    builds: Iterable[BuildRecord], now: Prepared
+) -> list[tuple[str, str, str]]:
+    """What each of the user's engines was when a run used it, and is now: (name, then, now)."""
+    return [
+        (f"the engine {each.recipe}", each.parent_sha256, now.engines[each.recipe].sha256)
+        for each in builds
+        if each.precision == Precision.AS_IS
+    ]
 
 
 def unroll(prepared: Prepared, spool: Path) -> Prepared:

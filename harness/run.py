@@ -24,14 +24,14 @@ from harness.errors import InputError, Problem, StoreError
 from harness.hostlock import only_one
 from harness.judging import Judge, Judging, Subject
 from harness.plan import Plan, Skipped
-from harness.prepare import Prepared, own_version, prepare
+from harness.prepare import Prepared, engines_then_and_now, own_version, prepare
 from harness.record import BuildRecord, DataUse, EndRecord, ModelUse, RunRecord, Skip
 from harness.recovery import Recovery, drop_of
 from harness.rounds import Rounds
 from harness.runner import Entrant
 from harness.stats import Answer
 from harness.store import Results, Store, read
-from harness.types import Candidate, Engine, EngineKey, Precision
+from harness.types import Candidate, Engine, EngineKey
 
 FLOOR_BYTES = 200 * 2**20
 """What a worker with a runtime and next to no model takes, at most."""
@@ -140,11 +140,7 @@ def _same(run: RunRecord, builds: Sequence[BuildRecord], now: Prepared) -> None:
         ),
         ("the host", run.host_fingerprint, now.host.fingerprint()),
         ("the backends", run.probes, tuple(known.probe for known in now.knowns)),
-        *(
-            (f"the engine {each.recipe}", each.parent_sha256, now.engines[each.recipe].sha256)
-            for each in builds
-            if each.precision == Precision.AS_IS
-        ),
+        *engines_then_and_now(builds, now),
     )
     problems = [
         Problem(run.run_id, f"{name} changed since this run began", "start a new sweep")

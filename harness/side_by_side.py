@@ -24,7 +24,7 @@ from harness.errors import InputError, Problem
 from harness.evidence import SPENT
 from harness.hostlock import only_one
 from harness.judging import Judging
-from harness.prepare import Prepared, prepare
+from harness.prepare import Prepared, engines_then_and_now, prepare
 from harness.record import EndRecord, RunRecord
 from harness.run import subject_of
 from harness.runner import Entrant, Runner, free_memory_bytes
@@ -102,11 +102,12 @@ class _Side:
         self.prepared = prepare(config, lab, folder)
         checked = self.prepared.checked
         for what, before, now in (
-            ("model", run.model.sha256, checked.model.sha256),
-            ("data", run.data.sha256, checked.data.sha256),
+            ("the model", run.model.sha256, checked.model.sha256),
+            ("the data", run.data.sha256, checked.data.sha256),
+            *engines_then_and_now(results.builds, self.prepared),
         ):
             if before != now:
-                problem = f"the {what} of the {self._tag} run has changed since"
+                problem = f"{what} of the {self._tag} run has changed since"
                 fix = "compare without --interleave, or sweep again"
                 raise InputError([Problem(run.run_id, problem, fix)])
         installed = {known.name: known.probe.versions for known in self.prepared.knowns}

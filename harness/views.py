@@ -220,7 +220,8 @@ def _skips(skips: Sequence[Any]) -> Table:
     table.add_column(overflow="fold", max_width=44)
     table.add_column(overflow="fold")
     for (reason, fix), ids in grouped.items():
-        table.add_row("\n".join(dict.fromkeys(ids)), reason + (f"\n-> {fix}" if fix else ""))
+        why = Text(reason + (f"\n-> {fix}" if fix else ""))  # [x] is no markup
+        table.add_row(Text("\n".join(dict.fromkeys(ids))), why)
     return table
 
 

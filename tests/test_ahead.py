@@ -157,12 +157,22 @@ def test_open_axes_without_data_are_refused_and_shapes_say_what_they_are(tmp_pat
             {"wishes": {"target": "bench"}, "compute_capability": "8.9"},
             "both a target and a compute capability",
         ),
+        ("fp32", {"compute_capability": "8"}, "expected a compute capability in quotes, such as"),
     ],
 )
 def test_wrong_input_is_told_before_anything_is_built(tmp_path, precision, more, words):
     text = problems(tmp_path, precision, **more)
     assert words in text
     assert not (tmp_path / "out").exists()
+
+
+def test_devices_to_sweep_are_of_no_account_for_a_gpu_elsewhere(tmp_path):
+    wishes = {"candidates": {"devices": ["cpu", "gpu:7"], "threads": [1, 2]}}
+    (engine,) = build(tmp_path, wishes=wishes, compute_capability="8.9").engines
+    assert engine.candidate.device == "gpu:0"
+    built = build(tmp_path, wishes=wishes)
+    assert [each.candidate.device for each in built.engines] == ["cpu"]
+    assert "no device gpu:7" in built.skips[0].reason
 
 
 def test_a_target_elsewhere_without_a_capability_is_told_what_it_lacks(tmp_path):

@@ -222,6 +222,8 @@ def test_nothing_built_is_a_failure_and_wrong_input_another(shell):
     assert "NAME=VALUE" in shell(*wanted, "--option", "weights", code=2).stderr
     twice = ("--option", "weights=1", "--option", "weights=2")
     assert "given 2 times" in shell(*wanted, *twice, code=2).stderr
+    both = ("--device", "cpu", "--compute-capability", "8.9")
+    assert "name one of them" in shell(*wanted, *both, code=2).stderr
     done = shell(*wanted, "--option", "weights=many", code=1)
     assert "Nothing was built" in done.stdout
     assert "weights is a int" in done.stdout
