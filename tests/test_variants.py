@@ -279,7 +279,6 @@ def test_tool_versions_are_those_installed() -> None:
         ("qdq-all", 0.97),
         ("qdq-portable", 0.97),
         ("qdq-fp16", 0.97),
-        ("fp8", 0.97),
         ("dynamic", 0.97),
         ("weights", 0.999),
     ],

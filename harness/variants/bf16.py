@@ -111,7 +111,7 @@ class _Graph:
         for tensor in graph.initializer:
             self.types[tensor.name] = tensor.data_type
             if tensor.data_type == TensorProto.FLOAT and tensor.name not in given:
-                _clip(tensor)
+                clip(tensor)
                 self.weights[tensor.name] = tensor
         if self.outer:
             self.low |= {name for name in given if self.types[name] == TensorProto.FLOAT}
@@ -191,7 +191,7 @@ class _Graph:
         if name not in self._other:
             self._other[name] = other = _named(name, low=low)
             if name in self.weights:
-                self._graph.initializer.append(_lowered(self.weights[name], other))
+                self._graph.initializer.append(lowered(self.weights[name], other))
             else:
                 self._nodes.append(_cast(name, other, low=low))
         return self._other[name]
@@ -215,13 +215,13 @@ class _Graph:
         if node.op_type in _PRODUCTS or next(_parts(node), None) is not None:
             return False
         if node.op_type == "Cast":
-            return self._is_float(node.output[0]) and self._is_exact_source(node.input[0])
+            return self._was_integer(node.input[0])
         owned = [(name, self._owner(name)) for name in node.input if self._is_float(name)]
         exact = [name in owner.exact for name, owner in owned]
         constant = [name in owner.weights for name, owner in owned]
         return any(exact) and all(a or b for a, b in zip(exact, constant, strict=True))
 
-    def _is_exact_source(self, name: str) -> bool:
+    def _was_integer(self, name: str) -> bool:
         from onnx import TensorProto
 
         owner = self._owner(name)
@@ -294,10 +294,10 @@ def _lower_attributes(node: Any) -> None:
         given = [each.t for each in node.attribute]
         zero = helper.make_tensor("value", TensorProto.FLOAT, [1], [0.0])
         del node.attribute[:]
-        node.attribute.append(helper.make_attribute("value", _lowered([*given, zero][0], "value")))
+        node.attribute.append(helper.make_attribute("value", lowered([*given, zero][0], "value")))
 
 
-def _lowered(tensor: Any, name: str) -> Any:
+def lowered(tensor: Any, name: str) -> Any:
     """A float32 tensor in bfloat16, rounded to nearest."""
     import ml_dtypes
     from onnx import numpy_helper
@@ -306,7 +306,7 @@ def _lowered(tensor: Any, name: str) -> Any:
     return numpy_helper.from_array(values, name)
 
 
-def _clip(tensor: Any) -> None:
+def clip(tensor: Any) -> None:
     """Keep finite what is, where a tensor holds float32's own largest values (as masks do)."""
     import numpy as np
     from onnx import numpy_helper
