@@ -272,7 +272,10 @@ class FakeDriver:
     def cuDevicePrimaryCtxRelease(self, number: int) -> None:
         assert self.retained[number] > 0, "a context is released more often than it was retained"
         self.retained[number] -= 1
-        if not any(self.retained.values()):
+        if self.sticky:  # nothing can be freed any more: it ends with its context
+            for kept in (self.device, self.pinned, self.streams, self.things):
+                kept.clear()
+        elif not any(self.retained.values()):
             left = self.leaks()
             assert not left, f"the context ends, and so does what is left in it: {left}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from contextlib import suppress
 from typing import Any, Callable, ClassVar
 
 import numpy as np
@@ -85,7 +86,8 @@ class Stream(OnDriver):
         self.call("cuStreamSynchronize", self.raw)
 
     def __del__(self) -> None:
-        self.call("cuStreamDestroy", self.raw)
+        with suppress(Error):  # where pycuda prints a warning
+            self.call("cuStreamDestroy", self.raw)
 
 
 class Event(OnDriver):
@@ -106,7 +108,8 @@ class Event(OnDriver):
         return self.call("cuEventElapsedTime", other.raw, self.raw)
 
     def __del__(self) -> None:
-        self.call("cuEventDestroy", self.raw)
+        with suppress(Error):
+            self.call("cuEventDestroy", self.raw)
 
 
 class Copies(OnDriver):

@@ -253,7 +253,7 @@ class Context:
         self.runs = 0
 
     def __del__(self) -> None:
-        if hasattr(self, "_scratch"):
+        if hasattr(self, "_scratch") and not self.driver.sticky:
             self.driver.cuMemFree(self._scratch)
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:

@@ -6,6 +6,7 @@ and copied back into pinned memory. All but the first is queued in one stream, a
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -235,9 +236,11 @@ class Lane:
         return sum(buffer.device_bytes for buffer in (*self._inputs, *self._outputs))
 
     def close(self) -> None:
-        """End the context; the device frees the rest."""
-        self._unbind()
-        del self._context, self._loaded
+        """End the context and let go of everything, whoever still holds the lane."""
+        with suppress(BackendError):  # a device that has failed has nothing under way
+            self.wait()
+            self._unbind()
+        self.__dict__.clear()
 
     # -- inside -------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -145,7 +146,8 @@ class TrtSession:
         if self._loaded is None:
             return
         device = self._loaded.device
-        device.activate()
+        with suppress(BackendError):  # closing works on a device that has failed, too
+            device.activate()
         # contexts first, then the engine, then the memory: TensorRT looks at it until the end
         for lane in (self._lane, *self._slots):
             if lane is not None:

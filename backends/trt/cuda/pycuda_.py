@@ -164,17 +164,16 @@ class PyCudaDevice:
 
     def close(self) -> None:
         """See :class:`backends.trt.cuda.Device`."""
-        if self._context is None:
+        context, self._context = self._context, None
+        if context is None:
             return
-        self.activate()
-        for allocation in self._held.values():
-            with contextlib.suppress(self._driver.Error):
-                allocation.free()
+        enter = [] if CURRENT.device is self else [context.push]
+        frees = [allocation.free for allocation in self._held.values()]
+        for step in (*enter, *frees, self._driver.Context.pop, context.detach):
+            with contextlib.suppress(self._driver.Error):  # after a fault of the device all fail
+                step()
         self._held = {}
-        self._driver.Context.pop()
         CURRENT.device = None
-        self._context.detach()
-        self._context = None
 
 
 @contextlib.contextmanager
