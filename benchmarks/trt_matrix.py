@@ -98,7 +98,8 @@ def matrix(
 def table(cells: Iterable[Cell]) -> Iterator[str]:
     """Markdown, a row for each offer of each case, as soon as its GPUs are done.
 
-    Sizes are megabytes, and shares of the float32 engine's; GPUs that differ are told apart.
+    Sizes are megabytes, and shares of the float32 engine's; GPUs whose layers or weights differ
+    have rows of their own, and the engine's size is the first one's.
     """
     head = ("model", "precision", "recipe", "GPUs", "layers that multiply")
     head = (*head, "weights MB", "of fp32's", "engine MB", "of fp32's")
@@ -107,10 +108,14 @@ def table(cells: Iterable[Cell]) -> Iterator[str]:
     base: dict[tuple[str, str], Cell] = {}
     for (case, offer), group in groupby(cells, key=lambda cell: (cell.case, cell.offer)):
         rows: dict[tuple[str, ...], list[str]] = {}
+        first: dict[tuple[str, ...], tuple[str, ...]] = {}
         for cell in group:
             float32 = base.setdefault((cell.case, cell.compute_capability), cell)
-            rows.setdefault(_told(cell, float32), []).append(cell.compute_capability)
-        for told, targets in rows.items():
+            told = _told(cell, float32)
+            first.setdefault(told[:2], told)
+            rows.setdefault(told[:2], []).append(cell.compute_capability)
+        for key, targets in rows.items():
+            told = first[key]
             names = (case, str(offer.precision), offer.recipe, ", ".join(targets))
             yield f"| {' | '.join((*names, *told))} |"
 

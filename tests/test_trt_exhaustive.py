@@ -9,8 +9,10 @@ import functools
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
+from backends.trt import layers
 from harness.types import Precision
 
 BENCHMARKS = str(Path(__file__).parent.parent / "benchmarks")
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.exhaustive
 pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
 
 TARGETS = ("8.6", "12.0")
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 LEAST = {
     "cnn": 1.0,
     "mobile": 1.0,
@@ -105,6 +108,34 @@ def test_products_and_weights_are_of_the_precision(case_of, built, name, offer, 
     wide = {"qdq-fp16": {"fp16"}, "fp8": {"fp16", "fp32"}}.get(offer.recipe, {"fp32"})
     assert {share.name for share in cell.layers} <= {precision.runs_as, *wide}
     assert part <= (min(PACKED[name], 0.53) if offer.recipe == "qdq-fp16" else PACKED[name])
+
+
+@pytest.mark.parametrize(
+    "offer", trt_matrix.OFFERS, ids=lambda offer: f"{offer.precision}-{offer.recipe}"
+)
+@pytest.mark.parametrize("name", ["cnn", "mobile", "transformer", "magika", "ocr-detection"])
+def test_every_product_of_the_model_is_in_a_layer_that_counts(
+    case_of, folder, monkeypatch, name, offer
+):
+    logs: list[str] = []
+    from_log = layers.from_log
+
+    def kept(text: str, *, tf32: bool) -> layers.Layers | None:
+        logs.append(text)
+        return from_log(text, tf32=tf32)
+
+    monkeypatch.setattr(layers, "from_log", kept)
+    cell = trt_matrix.build(case_of(name), offer, "12.0", folder)
+    assert not cell.why_not
+    model = onnx.load(trt_matrix.variant(case_of(name), offer, folder), load_external_data=False)
+    products = {node.name for node in model.graph.node if node.op_type in PRODUCTS}
+    counted = [
+        line
+        for line in logs[0].splitlines()
+        if (found := from_log(line, tf32=False)) and found.products
+    ]
+    assert products
+    assert not {each for each in products if not any(each in line for line in counted)}
 
 
 def test_the_table_has_a_row_for_each_offer_and_tells_refusals(case_of, folder):

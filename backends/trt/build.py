@@ -14,7 +14,7 @@ from backends.trt import calibrator, layers, network, targets, timing
 from backends.trt.about import ABOUT, CALIBRATION, ENGINE, About
 from backends.trt.gpu import Place, Uploads, place
 from backends.trt.library import NAMES, Library, find
-from backends.trt.log import AHEAD, Log, classified
+from backends.trt.log import AHEAD, Log, classified, uncollected
 from backends.trt.options import Options, parse
 from harness.backend import BuildRequest
 from harness.errors import BackendError, OutOfMemoryError, UnsupportedError
@@ -92,7 +92,7 @@ class _Build:
             import tensorrt as trt
         else:
             trt = library.module
-        with _classified(log):
+        with _classified(log), uncollected():
             trt.init_libnvinfer_plugins(log.logger, "")
             builder = trt.Builder(log.logger)
             typed = not self.job.implicit[0]

@@ -37,7 +37,7 @@ _MULTIPLIES = re.compile(
 )
 _FUSED = ("kgen", "runtime_fusion", "fusion", "myelin", "foreign")
 _TOKEN = re.compile(r"[A-Z][a-z0-9]*")
-_PRODUCTS = {"Fc", "Gemm", "Conv", "Corr", "Bmm", "Dot", "Matm", "Mha", "Attn", "Dgra"}
+_PRODUCTS = {"Fc", "Gemm", "Conv", "Corr", "Bmm", "Dot", "Matm", "Mha", "Attn", "Deco"}
 """Parts of the names of fused layers (``__myl_FcAddRelu_myl0_9``) that multiply."""
 
 _LINE = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*), (?P<rest>Inputs: .*)$")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Optional
 
 from backends.trt.library import Library
@@ -87,6 +89,24 @@ _CLASSES: tuple[tuple[re.Pattern[str], type[BackendError], Optional[str]], ...] 
     ),
 )
 """What a line of TensorRT's means, the first that fits: its error, and the next command."""
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Collect garbage now, and none within: around what makes TensorRT's builders and runtimes.
+
+    Both take a lock of TensorRT's and call the logger, so Python, while they hold it. If garbage is
+    collected there, and an earlier builder or runtime is part of it, it waits for that lock when it
+    is destroyed: for ever.
+    """
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Log:
