@@ -15,7 +15,7 @@ from backends.trt.about import About
 from backends.trt.gpu import index_of
 from backends.trt.lane import Lane, Loaded
 from backends.trt.library import Library
-from backends.trt.log import Log, classified
+from backends.trt.log import Log, classified, uncollected
 from backends.trt.ports import Ports
 from harness.backend import Feed
 from harness.errors import BackendError, UnsupportedError
@@ -85,9 +85,10 @@ def _loaded(
     else:
         trt = library.module
     log = Log(library)
-    trt.init_libnvinfer_plugins(log.logger, "")
-    runtime = trt.Runtime(log.logger)
-    engine = runtime.deserialize_cuda_engine(Path(path).read_bytes())
+    with uncollected():
+        trt.init_libnvinfer_plugins(log.logger, "")
+        runtime = trt.Runtime(log.logger)
+        engine = runtime.deserialize_cuda_engine(Path(path).read_bytes())
     if engine is None:
         raise _refusal(library, about, log)
     ports = Ports.of(library, engine, about)
