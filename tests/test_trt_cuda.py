@@ -269,6 +269,59 @@ def test_the_fake_has_the_functions_the_real_driver_has():
         assert hasattr(real, name)
 
 
+def test_the_real_functions_take_the_types_that_they_are_given():
+    """They convert their arguments before they look for the driver, which has to be missing."""
+    real = pytest.importorskip("cuda.bindings.driver")
+    try:
+        real.cuInit(0)
+    except RuntimeError:
+        pass
+    else:
+        pytest.skip("there is a driver, which would act on the addresses")
+    number, context, stream = real.CUdevice(0), real.CUcontext(0), real.CUstream(0)
+    event, there, host = real.CUevent(0), real.CUdeviceptr(4096), 8192
+    graph, launchable = real.CUgraph(0), real.CUgraphExec(0)
+    mode = real.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    kind = real.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    given = {
+        "cuDeviceGet": (0,),
+        "cuDeviceGetName": (256, number),
+        "cuDeviceGetAttribute": (kind, number),
+        "cuDeviceTotalMem": (number,),
+        "cuDevicePrimaryCtxRetain": (number,),
+        "cuDevicePrimaryCtxRelease": (number,),
+        "cuCtxSetCurrent": (context,),
+        "cuMemAlloc": (16,),
+        "cuMemFree": (4096,),
+        "cuMemAllocHost": (16,),
+        "cuMemFreeHost": (host,),
+        "cuMemcpyHtoD": (4096, host, 16),
+        "cuMemcpyHtoDAsync": (there, host, 16, stream),
+        "cuMemcpyDtoHAsync": (host, there, 16, stream),
+        "cuStreamCreate": (real.CUstream_flags.CU_STREAM_NON_BLOCKING,),
+        "cuStreamDestroy": (stream,),
+        "cuStreamSynchronize": (stream,),
+        "cuEventCreate": (real.CUevent_flags.CU_EVENT_DISABLE_TIMING,),
+        "cuEventDestroy": (event,),
+        "cuEventRecord": (event, stream),
+        "cuEventQuery": (event,),
+        "cuEventElapsedTime": (event, event),
+        "cuStreamBeginCapture": (stream, mode),
+        "cuStreamEndCapture": (stream,),
+        "cuGraphInstantiate": (graph, 0),
+        "cuGraphDestroy": (graph,),
+        "cuGraphExecDestroy": (launchable,),
+        "cuGraphLaunch": (launchable, stream),
+    }
+    bare = {"cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuMemGetInfo", "cuGetErrorString"}
+    assert given.keys() | bare == {name for name in dir(FakeDriver) if re.match("cu[A-Z]", name)}
+    for name, arguments in given.items():
+        with pytest.raises(RuntimeError):
+            getattr(real, name)(*arguments)
+    for value in (stream, event, there, launchable):
+        assert int(value) in {0, 4096}
+
+
 # -- pycuda -----------------------------------------------------------------------------------
 
 

@@ -357,6 +357,36 @@ def test_no_memory_for_such_an_output_is_out_of_memory(open_plan, driver):
         session.run()
     driver.fails.clear()
     assert infer(session, ones(3))["found"].tolist() == [[3]]
+    session._lane._context.addresses.clear()  # what fails now is told as what it is
+    with pytest.raises(BackendError, match="the address of x isn't set"):
+        session.run()
+
+
+def test_slots_have_their_own_outputs_of_unknown_size(open_plan):
+    plan = Plan(profiles=({"x": [[1], [6], [8]]},), unknown=("found",))
+    session = open_plan(plan, nonzero())
+    session.bind_slots(ones(1, 4), 2)
+    for _ in range(2):
+        session.start(0)
+        session.start(1)
+        assert {session.wait_any(), session.wait_any()} == {0, 1}
+    for lane in session._slots:
+        assert lane.fetch()["found"].ravel().tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("how", ["raises", "misses"])
+def test_shapes_that_tensorrt_does_not_infer_are_an_error(open_plan, monkeypatch, how):
+    session = open_plan()
+
+    def infer_shapes(context):
+        if how == "misses":
+            return ["x"]
+        context.engine.logger.fault("shapes don't match")
+        raise RuntimeError("infer_shapes failed")
+
+    monkeypatch.setattr(fake_trt.Context, "infer_shapes", infer_shapes)
+    with pytest.raises(BackendError, match=r"shapes don't match|misses the shape of x"):
+        session.bind(feed())
 
 
 def test_tensors_of_shapes_stay_in_the_hosts_memory(open_plan):

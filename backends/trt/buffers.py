@@ -64,7 +64,7 @@ class Buffer:
 def output_allocator(library: Library, buffer: Buffer) -> Any:
     """What gives TensorRT memory for an output once it knows how much; its base is the vendor's.
 
-    fault: what went wrong in a call of TensorRT's, through which no exception passes.
+    No exception passes through TensorRT's calls: a fault is kept, and taken by who called TensorRT.
     """
     if TYPE_CHECKING:
         import tensorrt as trt
@@ -96,6 +96,10 @@ def output_allocator(library: Library, buffer: Buffer) -> Any:
         def notify_shape(self, tensor_name: str, shape: Any) -> None:
             del tensor_name
             self.shape = sizes(shape)
+
+        def take_fault(self) -> Optional[BackendError]:
+            fault, self.fault = self.fault, None
+            return fault
 
         def found_shape(self) -> Shape:
             if self.shape is None:

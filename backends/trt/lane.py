@@ -277,12 +277,12 @@ class Lane:
         self._ready = True
 
     def _bind_input(self, buffer: Buffer, array: Array) -> None:
-        port, context = buffer.port, self._context
+        port = buffer.port
         buffer.fit(array.shape)
         buffer.view[...] = array
         self._tell(buffer)
         if port.is_open:
-            taken = context.set_input_shape(port.name, tuple(array.shape))
+            taken = self._context.set_input_shape(port.name, tuple(array.shape))
             self._expect(taken, f"took no shape {array.shape} for {port.name}")
         if not port.on_host:
             self._uploads.append(self._device.to_device(buffer.address, buffer.view, self._stream))
@@ -295,8 +295,8 @@ class Lane:
             raise self._loaded.fault(f"infers no shapes ({error})") from error
 
     def _bind_output(self, buffer: Buffer) -> None:
-        port, context = buffer.port, self._context
-        shape = sizes(context.get_tensor_shape(port.name))
+        port = buffer.port
+        shape = sizes(self._context.get_tensor_shape(port.name))
         if OPEN in shape and port.on_host:
             raise UnsupportedError(f"how many values {port.name} has depends on the data")
         if OPEN in shape:
@@ -305,12 +305,12 @@ class Lane:
             self._open.append(buffer)
             self._views[port.name] = buffer.view
             self._expect(
-                context.set_output_allocator(port.name, allocator),
+                self._context.set_output_allocator(port.name, allocator),
                 f"took no allocator for {port.name}",
             )
             return
         if self._allocators.pop(port.name, None) is not None:
-            context.set_output_allocator(port.name, None)
+            self._context.set_output_allocator(port.name, None)
         buffer.fit(shape)
         self._tell(buffer)
         self._views[port.name] = buffer.view
@@ -323,22 +323,16 @@ class Lane:
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._handle):
-            for allocator in self._allocators.values():
-                if allocator.fault is not None:
-                    raise allocator.fault
-            raise self._loaded.fault("queued nothing")
+            faults = [each.take_fault() for each in self._allocators.values()]
+            faults.append(self._loaded.fault("queued nothing"))
+            raise next(filter(None, faults))
 
     def _capture(self) -> None:
         """Make the graph, or note why there is none and go on without."""
-        context = self._context
-        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(
-            self._handle
-        ):
-            self._refuse_graph("TensorRT says that the engine isn't capturable")
-            return
         try:
             self._graph = self._device.capture(self._stream, self._execute)
         except BackendError as error:
+            self._loaded.log.lines.clear()
             self._refuse_graph(str(error))
 
     def _refuse_graph(self, why: str) -> None:
