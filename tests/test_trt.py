@@ -137,7 +137,6 @@ def conv(folder: Path, precision: Precision = Precision.FP32, recipe: str = "sou
         (Precision.BF16, "bf16"),
         (Precision.INT8, "qdq-portable"),
         (Precision.INT8, "qdq-fp16"),
-        (Precision.FP8, "fp8"),
     ],
 )
 def test_every_product_of_an_engine_is_of_the_precision_asked(tmp_path, precision, recipe):
@@ -155,6 +154,13 @@ def test_every_product_of_an_engine_is_of_the_precision_asked(tmp_path, precisio
     assert f"3 in {precision}" in " ".join(engine.notes)
 
 
+def test_convolutions_of_few_channels_stay_in_halves_beside_fp8(tmp_path):
+    model = conv(tmp_path, Precision.FP8, "fp8")
+    asked = request(model, precision=Precision.FP8, recipe="fp8", profiles=(IMAGES,))
+    _, about = build(tmp_path, asked)
+    assert set(about.layers) == {Share("fp16", 2), Share("fp8", 1)}
+
+
 def wide(folder: Path) -> str:
     """A model that is nearly all weights: 1 MB of float32."""
     weight = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)
@@ -165,7 +171,13 @@ def wide(folder: Path) -> str:
 
 @pytest.mark.parametrize(
     ("precision", "recipe", "part"),
-    [(Precision.FP16, "fp16", 0.5), (Precision.INT8, "qdq-portable", 0.25)],
+    [
+        (Precision.FP16, "fp16", 0.5),
+        (Precision.BF16, "bf16", 0.5),
+        (Precision.INT8, "qdq-portable", 0.25),
+        (Precision.INT8, "qdq-fp16", 0.25),
+        (Precision.FP8, "fp8", 0.25),
+    ],
 )
 def test_weights_take_the_part_of_float32_that_their_type_says(tmp_path, precision, recipe, part):
     source = wide(tmp_path)

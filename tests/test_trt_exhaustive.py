@@ -37,7 +37,15 @@ LEAST = {
     "ocr-recognition": 0.9,
     "ocr-detection": 0.9,
 }
-"""The part of the products that has to be int8 or fp8; the others are as wide as the model."""
+"""The part of the products that has to be int8 or fp8; the others are as wide as the recipe."""
+
+LEAST_FP8 = {
+    **LEAST,  # depthwise convolutions, and those of few channels, have no fp8 kernels: fp16
+    "cnn": 0.8,
+    "mobile": 0.6,
+    "ocr-recognition": 0.75,
+    "ocr-detection": 0.6,
+}
 
 WEIGHTS = {
     Precision.FP32: (0.99, 1.01),
@@ -99,12 +107,16 @@ def test_products_and_weights_are_of_the_precision(case_of, built, name, offer, 
     total = sum(share.count for share in cell.layers)
     ran = sum(share.count for share in cell.layers if share.name == precision.runs_as)
     part = cell.weights_bytes / plain.weights_bytes
+    if (name, precision) == ("recurrent", Precision.BF16):  # whose GRU stays in fp32
+        assert ran / total > 0.6
+        assert part < 0.65
+        return
     if precision in WEIGHTS:
         assert ran == total > 0
         least, most = WEIGHTS[precision]
         assert least <= part <= most
         return
-    assert ran / total >= LEAST[name]
+    assert ran / total >= (LEAST_FP8 if precision is Precision.FP8 else LEAST)[name]
     wide = {"qdq-fp16": {"fp16"}, "fp8": {"fp16", "fp32"}}.get(offer.recipe, {"fp32"})
     assert {share.name for share in cell.layers} <= {precision.runs_as, *wide}
     assert part <= (min(PACKED[name], 0.53) if offer.recipe == "qdq-fp16" else PACKED[name])
