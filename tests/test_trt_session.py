@@ -423,8 +423,21 @@ def test_slots_complete_each_with_its_own_memory(open_plan):
         session.wait_any()
 
 
+@pytest.mark.parametrize(("streams", "used"), [(1, [0, 0, 0, 0]), (3, [0, 1, 2, 0])])
+def test_slots_take_turns_in_as_many_streams_as_are_asked(open_plan, streams, used):
+    session = open_plan(settings=Settings(streams=streams, in_flight=4))
+    session.bind_slots(feed(), 4)
+    assert [session._streams.index(lane._stream) for lane in session._slots] == used
+    for _ in range(3):
+        for slot in range(4):
+            session.start(slot)
+        assert {session.wait_any() for _ in range(4)} == {0, 1, 2, 3}
+    for lane in session._slots:
+        np.testing.assert_allclose(lane.fetch()["y"], right(feed()), rtol=1e-5)
+
+
 def test_the_slot_that_is_done_first_comes_first(open_plan):
-    session = open_plan()
+    session = open_plan(settings=Settings(streams=2))
     session.bind_slots(feed(), 2)
     session._slots[0]._stream.stalled = True
     session.start(0)

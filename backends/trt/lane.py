@@ -83,14 +83,17 @@ class Loaded:
 
 
 class Lane:
-    """Binds feeds, and queues inferences on them."""
+    """Binds feeds, and queues inferences on them.
 
-    def __init__(self, loaded: Loaded) -> None:
+    stream: one that it shares with other lanes; None: its own.
+    """
+
+    def __init__(self, loaded: Loaded, stream: Any = None) -> None:
         device = loaded.device
         self._loaded = loaded
         self._device = device
         self._context = loaded.context()
-        self._stream = device.stream()
+        self._stream = device.stream() if stream is None else stream
         self._handle = device.handle(self._stream)
         self._done = device.event(timed=False)
         self._marks = [device.event(timed=True) for _ in range(4)]

@@ -71,7 +71,7 @@ def opened(
     place = cuda.load(options.device_library).open(index_of(device))
     try:
         loaded = _loaded(library, about, path, place, options)
-        return TrtSession(loaded, about, device)
+        return TrtSession(loaded, about, device, settings.streams)
     except Exception:
         place.close()
         raise
@@ -106,7 +106,7 @@ def _refusal(library: Library, about: About, log: Log) -> BackendError:
 
 
 class TrtSession:
-    """One lane for ``run``, and one for each slot of the queue.
+    """One lane for ``run``, and one for each slot of the queue, which take turns in ``streams``.
 
     ``bind`` copies into pinned memory and queues the copy to the device, ``run`` computes, copies
     back and waits: together they go from host memory to host memory. An inference of the queue
@@ -116,13 +116,14 @@ class TrtSession:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def __init__(self, loaded: Loaded, about: About, device: str) -> None:
+    def __init__(self, loaded: Loaded, about: About, device: str, streams: int) -> None:
         self.inputs = tuple(port.spec for port in loaded.ports.inputs)
         self.outputs = tuple(port.spec for port in loaded.ports.outputs)
         self._about = about
         self._device_id = device
         self._loaded: Optional[Loaded] = loaded
         self._lane: Optional[Lane] = Lane(loaded)
+        self._streams = [loaded.device.stream() for _ in range(streams)]
         self._slots: list[Lane] = []
         self._started: list[int] = []
 
@@ -153,7 +154,7 @@ class TrtSession:
         for lane in (self._lane, *self._slots):
             if lane is not None:
                 lane.close()
-        self._lane, self._slots, self._started, self._loaded = None, [], [], None
+        self._lane, self._slots, self._streams, self._loaded = None, [], [], None
         device.close()
 
     # -- in flight ----------------------------------------------------------------------------
@@ -164,7 +165,8 @@ class TrtSession:
         loaded = self._get_loaded()
         while self._started:
             self.wait_any()
-        self._slots += [Lane(loaded) for _ in range(in_flight - len(self._slots))]
+        for slot in range(len(self._slots), in_flight):
+            self._slots.append(Lane(loaded, self._streams[slot % len(self._streams)]))
         for lane in self._slots[:in_flight]:
             lane.bind(feed)
 

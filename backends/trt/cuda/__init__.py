@@ -35,7 +35,7 @@ _MISSING = {
     "CUDA_ERROR_INVALID_DEVICE": ("there is no such GPU", DRIVER),
     "CUDA_ERROR_DEVICE_UNAVAILABLE": ("the GPU is taken by another process", "nvidia-smi"),
     "CUDA_ERROR_SYSTEM_NOT_READY": ("the GPU isn't ready yet", "nvidia-smi"),
-    "CUDA_ERROR_INSUFFICIENT_DRIVER": ("the NVIDIA driver is too old", UPDATE),
+    "CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER": ("the NVIDIA driver is too old", UPDATE),
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": ("parts of the NVIDIA driver differ in version", UPDATE),
     "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": ("the NVIDIA driver is too old", UPDATE),
 }
