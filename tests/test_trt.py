@@ -743,6 +743,7 @@ def line(name: str, kind: str, inputs: str, constants: str = "") -> str:
         (line("__myl_FcAddRelu_myl0_9", "runtime_fusion", "-1,8:Half", "8,9:Half"), "fp16"),
         (line("__myl_DecoCast_myl0_185", "runtime_fusion", "1,8:Half", "8,9:Half"), "fp16"),
         (line("__myl_MulAddConc_myl0_9", "kgen", "-1,8:Half", "1,9:Half"), None),
+        (line("of unknown types", "gemm", "1,8:Odd", "8,9:Odd"), None),
         (line("pool", "maxpool", "-1,8:Half"), None),
         (line("move", "kgen", "-1,8:Half"), None),
     ],

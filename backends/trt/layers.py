@@ -99,7 +99,8 @@ class Layer:
 class Layers:
     """The layers of an engine, counted.
 
-    products: those that multiply, per type, the most frequent first. total: all.
+    products: those that multiply, per type, the most frequent first; without those whose type
+    can't be told. total: all.
     """
 
     products: tuple[Share, ...]
@@ -143,8 +144,8 @@ def from_inspector(text: str, *, tf32: bool) -> Optional[Layers]:
 
 def _counted(layers: Iterable[Layer], source: str, *, tf32: bool) -> Layers:
     found = list(layers)
-    kinds = [layer.type or "unknown" for layer in found if layer.multiplies]
-    named = Counter("tf32" if tf32 and kind == "fp32" else kind for kind in kinds)
+    kinds = [layer.type for layer in found if layer.multiplies]
+    named = Counter("tf32" if tf32 and kind == "fp32" else kind for kind in kinds if kind)
     products = tuple(Share(name, count) for name, count in named.most_common())
     return Layers(products, len(found), source)
 
