@@ -155,6 +155,10 @@ def sweep(
         list[str] | None,
         typer.Option(help="An engine of your own, compared as it is; repeatable."),
     ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="Such as cpu or gpu:0, else the target's; repeatable."),
+    ] = None,
     budget: Annotated[str | None, typer.Option(help='Longest time, such as "5m".')] = None,
     rounds: Annotated[
         int | None, typer.Option(help="Launches of each candidate; else as many as it takes.")
@@ -199,6 +203,7 @@ def sweep(
         "backends": backend,
         "precisions": precision,
         "engines": engine,
+        "candidates.devices": device,
         "budget": budget,
         "sustain": sustain,
         "recover": recover,

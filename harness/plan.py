@@ -132,11 +132,18 @@ def settings_for(known: Known, wishes: Wishes) -> Iterator[Settings]:
         build = tuple(pair for pair in pairs if pair[0] in known.capabilities.build_options)
         pairs = tuple(pair for pair in pairs if pair not in build)
         if wishes.scenario is Scenario.LATENCY:
-            for threads in wishes.threads or (wishes.cores,):
+            for threads in _threads(known, wishes, wishes.cores):
                 yield Settings(Scenario.LATENCY, threads=threads, options=pairs, build=build)
         else:
             for settings in _throughput_settings(known, wishes):
                 yield replace(settings, options=pairs, build=build)
+
+
+def _threads(known: Known, wishes: Wishes, usual: int) -> tuple[int | None, ...]:
+    """The thread counts to try; none where the backend has no use for them."""
+    if "threads" not in known.capabilities.settings:
+        return (None,)
+    return wishes.threads or (usual,)
 
 
 def _throughput_settings(known: Known, wishes: Wishes) -> Iterator[Settings]:
@@ -157,7 +164,7 @@ def _throughput_settings(known: Known, wishes: Wishes) -> Iterator[Settings]:
     for streams, processes, batch in combinations:
         share = cores // processes if own_streams else cores // (processes * streams)
         for threads, in_flight in product(
-            wishes.threads or (max(1, share),), wishes.in_flight or (streams,)
+            _threads(known, wishes, max(1, share)), wishes.in_flight or (streams,)
         ):
             settings = Settings(Scenario.THROUGHPUT, threads, streams, processes, batch, in_flight)
             if settings not in seen:
@@ -199,7 +206,9 @@ def _refuse_device(
     if device is None and not compound:
         found = ", ".join(device.id for device in known.probe.devices) or "none"
         reason = f"{known.name} finds no device {device_id} here (it finds: {found})"
-        return Status.UNAVAILABLE, reason, "enginepick devices"
+        others = known.probe.devices
+        fix = f"--device {others[0].id}; to see all: " if others else ""
+        return Status.UNAVAILABLE, reason, f"{fix}enginepick devices"
     if offer.native and device is not None and offer.precision not in device.precisions:
         native = ", ".join(str(precision) for precision in device.precisions) or "not said"
         reason = f"{device.name} does not execute {offer.precision} natively (it does: {native})"

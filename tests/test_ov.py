@@ -236,6 +236,21 @@ def as_is(path: Path, folder: Path) -> Engine:
     return BACKEND.build(BuildRequest(str(path), Precision.AS_IS, "as-is", "cpu"), str(folder))
 
 
+def test_an_ir_of_ours_that_was_moved_runs_at_its_own_precision(tmp_path: Path) -> None:
+    source = save(mlp_model(), tmp_path)
+    (tmp_path / "built").mkdir()
+    request = BuildRequest(source, Precision.FP32, "source", "cpu")
+    engine = BACKEND.build(request, str(tmp_path / "built"))
+    moved = as_is(Path(engine.path), tmp_path / "moved")
+    assert "engine.json" in moved.files
+    session = BACKEND.open(moved, "cpu", Settings(threads=1))
+    session.bind(random_feed(session.inputs, 1))
+    assert what_ran(session).share("fp32") == 1
+    with Path(engine.path).open("a") as stream:
+        stream.write("\n")  # another IR
+    assert "engine.json" not in as_is(Path(engine.path), tmp_path / "other").files
+
+
 @pytest.mark.parametrize("shapes", ["auto", "yes"])
 def test_a_users_ir_computes_what_openvino_by_hand_does(
     shapes: str, own: Path, tmp_path: Path

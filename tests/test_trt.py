@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from backends.trt import (
     BACKEND,
+    adopted,
     calibrator,
     cuda,
     gpu,
@@ -310,6 +311,7 @@ def test_an_earlier_builder_that_is_garbage_doesnt_block_the_next(tmp_path):
 
 def test_a_users_engine_is_copied_with_what_its_header_says(tmp_path):
     engine, _ = build(tmp_path, request(relu(tmp_path)))
+    Path(engine.path).with_name("engine.json").unlink()
     (tmp_path / "own").mkdir()
     own = request(engine.path, precision=Precision.AS_IS, recipe="as-is", options=())
     copied = BACKEND.build(own, str(tmp_path / "own"))
@@ -317,6 +319,17 @@ def test_a_users_engine_is_copied_with_what_its_header_says(tmp_path):
     assert Path(copied.path).read_bytes() == Path(engine.path).read_bytes()
     assert about == About("tensorrt_rtx", rtx().version, precision=Precision.AS_IS)
     assert about.executed is None
+
+
+def test_an_engine_of_ours_that_was_moved_keeps_what_we_know_of_it(tmp_path):
+    engine, about = build(tmp_path, request(relu(tmp_path)))
+    own = request(engine.path, precision=Precision.AS_IS, recipe="as-is", options=())
+    (tmp_path / "own").mkdir()
+    assert About.beside(BACKEND.build(own, str(tmp_path / "own"))) == about
+    with Path(engine.path).open("ab") as stream:
+        stream.write(b"another engine")  # which that file wasn't written for
+    (tmp_path / "other").mkdir()
+    assert About.beside(BACKEND.build(own, str(tmp_path / "other"))).mode is None
 
 
 def test_headers_tell_full_tensorrt_from_rtx_and_from_other_files(tmp_path):
@@ -328,8 +341,8 @@ def test_headers_tell_full_tensorrt_from_rtx_and_from_other_files(tmp_path):
     (tmp_path / "out").mkdir()
     about = About.beside(BACKEND.build(asked, str(tmp_path / "out")))
     assert (about.library, about.version) == ("tensorrt", "10.16.1.11")
-    assert building._plan_version(b"PK\3\4" + bytes(40)) is None
-    assert building._plan_version(b"ftrt") is None
+    assert adopted._plan_version(b"PK\3\4" + bytes(40)) is None
+    assert adopted._plan_version(b"ftrt") is None
 
 
 def test_about_of_an_engine_that_isnt_ours_knows_nothing(tmp_path):

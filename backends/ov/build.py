@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -31,11 +32,13 @@ class About:
     """What ``engine.json`` beside the IR says, since an engine is opened without its candidate.
 
     precision None, and no inputs: an IR that isn't ours. static: whether fixed shapes are safe.
+    sha256: of the IR's file, which tells whether it belongs to an IR that was moved.
     """
 
     precision: Optional[Precision] = None
     inputs: tuple[TensorSpec, ...] = ()
     static: bool = True
+    sha256: Optional[str] = None
 
     def write(self, folder: Path) -> None:
         """Write it beside the IR."""
@@ -43,6 +46,7 @@ class About:
             "precision": str(self.precision),
             "inputs": [[spec.name, spec.dtype, list(spec.shape)] for spec in self.inputs],
             "static": self.static,
+            "sha256": self.sha256,
         }
         (folder / ABOUT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
@@ -56,7 +60,7 @@ class About:
         inputs = tuple(
             TensorSpec(name, dtype, tuple(dims)) for name, dtype, dims in values["inputs"]
         )
-        return cls(Precision(values["precision"]), inputs, values["static"])
+        return cls(Precision(values["precision"]), inputs, values["static"], values["sha256"])
 
 
 def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
@@ -82,23 +86,40 @@ def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
         openvino.save_model(model, str(folder / MODEL), compress_to_fp16=compress)
     static = request.precision is not Precision.INT8 or _matrix_products(model) < _FUSED_FROM
     notes += [] if static else ["shapes left open: several int8 matrix products"]
-    About(request.precision, inputs, static).write(folder)
+    About(request.precision, inputs, static, _sha256(folder / MODEL)).write(folder)
     files = tuple(sorted(path.name for path in folder.iterdir()))
     size = sum((folder / name).stat().st_size for name in files)
     return Engine(str(folder / MODEL), files, size, tuple(notes))
 
 
 def copy(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
-    """The user's own IR with its weights, unchanged, once it was seen that it can be read."""
+    """The user's own IR with its weights, unchanged, once it was seen that it can be read.
+
+    What ``engine.json`` says of one that we made goes on to hold.
+    """
     model = read(openvino.Core(), request.model)
     specs(model.inputs)
     specs(model.outputs)
     source = Path(request.model)
     found = [path for path in (source, source.with_suffix(".bin")) if path.is_file()]
+    found += [source.with_name(ABOUT)] if _is_ours(source) else []
     for path in found:
         shutil.copyfile(path, Path(workdir, path.name))
     size = sum(Path(workdir, path.name).stat().st_size for path in found)
     return Engine(str(Path(workdir, source.name)), tuple(path.name for path in found), size)
+
+
+def _is_ours(source: Path) -> bool:
+    """Whether an ``engine.json`` of ours lies beside it that was written for it."""
+    try:
+        said = json.loads(source.with_name(ABOUT).read_text(encoding="utf-8"))
+        return bool(said["sha256"] == _sha256(source))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _packed(model: Any, precision: Precision) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -22,7 +23,8 @@ class About:
     mode: ``strongly typed``, or ``implicit`` with what calibrated it. tf32: whether float32
     products may be rounded to TF32. compute_capability: of the GPU that it is for (``8.9``).
     driver: of the host that built it. layers: compute layers per type in which they multiply.
-    device_memory_bytes: activations and scratch, without weights, inputs and outputs.
+    device_memory_bytes: activations and scratch, without weights, inputs and outputs. sha256: of
+    the engine, which tells whether this belongs to an engine that was moved.
     """
 
     library: Optional[str] = None
@@ -39,7 +41,8 @@ class About:
     layers_detail: str = ""
     device_memory_bytes: Optional[int] = None
     weights_bytes: Optional[int] = None
-    build_options: tuple[tuple[str, str], ...] = field(default=())
+    build_options: tuple[tuple[str, str], ...] = ()
+    sha256: Optional[str] = None
 
     @property
     def executed(self) -> Optional[Executed]:
@@ -86,3 +89,15 @@ def _spec(values: dict[str, Any]) -> TensorSpec:
 def _range(values: dict[str, Any]) -> ShapeRange:
     low, best, high = (tuple(values[key]) for key in ("min", "opt", "max"))
     return ShapeRange(values["name"], low, best, high)
+
+
+def engine_of(folder: Path, notes: tuple[str, ...]) -> Engine:
+    """The engine that lies in a folder, with all of its files."""
+    files = tuple(name for name in (ENGINE, ABOUT, CALIBRATION) if (folder / name).is_file())
+    size = sum((folder / name).stat().st_size for name in files)
+    return Engine(str(folder / ENGINE), files, size, notes)
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

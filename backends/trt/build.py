@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from backends.trt import calibrator, layers, network, targets, timing
-from backends.trt.about import ABOUT, CALIBRATION, ENGINE, About
+from backends.trt.about import CALIBRATION, ENGINE, About, engine_of, sha256_of
+from backends.trt.adopted import adopted
 from backends.trt.gpu import Place, Uploads, place
-from backends.trt.library import NAMES, Library, find
+from backends.trt.library import Library, find
 from backends.trt.log import AHEAD, Log, classified, uncollected
 from backends.trt.options import Options, parse
 from harness.backend import BuildRequest
@@ -34,7 +34,6 @@ IMPLICIT: Mapping[tuple[Precision, str], Choosing] = {
 """Recipes by which TensorRT chooses types itself."""
 
 _INSTEAD = {Precision.FP16: "fp16", Precision.INT8: "qdq-portable or qdq-fp16"}
-_VERSION_AT = 24  # of an engine's header: where trtexec --getPlanVersionOnly reads it, four bytes
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def build(request: BuildRequest, workdir: str) -> Engine:
         BackendError: one of its classes where the reason is known, with TensorRT's first line.
     """
     if request.precision is Precision.AS_IS:
-        return _adopted(request, Path(workdir))
+        return adopted(request, Path(workdir))
     options = parse(request.options)
     library = find(options.library)
     _refuse_impossible(request, options, library)
@@ -183,34 +182,10 @@ class _Build:
             device_memory_bytes=_most(text, r"Total Activation Memory: (\d+) bytes"),
             weights_bytes=_most(text, r"Total Weights Memory: (\d+) bytes"),
             build_options=job.request.options,
+            sha256=sha256_of(self.folder / ENGINE),
         )
         about.write(self.folder)
-        return _engine(self.folder, (*_told(about, job, found), *self.notes))
-
-
-def _adopted(request: BuildRequest, folder: Path) -> Engine:
-    """A user's engine as it is, with what its header says."""
-    shutil.copyfile(request.model, folder / ENGINE)
-    with (folder / ENGINE).open("rb") as stream:
-        version = _plan_version(stream.read(_VERSION_AT + 4))
-    library = parse(request.options).library or _library_of(version)
-    About(library=library, version=version, precision=Precision.AS_IS).write(folder)
-    made = f"made by {library} {version}" if version else "of an unknown version of TensorRT"
-    return _engine(folder, (f"an engine of the user's, {made}",))
-
-
-def _plan_version(header: bytes) -> Optional[str]:
-    """The version in an engine's header (``10.16.1.11``), None for a file that isn't an engine."""
-    if header[1:4] != b"trt" or len(header) < _VERSION_AT + 4:
-        return None
-    return ".".join(str(number) for number in header[_VERSION_AT : _VERSION_AT + 4])
-
-
-def _library_of(version: Optional[str]) -> Optional[str]:
-    """TensorRT-RTX counts from 1; full TensorRT was at 10 by then."""
-    if version is None:
-        return None
-    return NAMES[int(version.partition(".")[0]) < 8]  # noqa: PLR2004
+        return engine_of(self.folder, (*_told(about, job, found), *self.notes))
 
 
 def _refuse_impossible(request: BuildRequest, options: Options, library: Library) -> None:
@@ -262,12 +237,6 @@ def _told(about: About, job: Job, found: Optional[layers.Layers]) -> Iterator[st
         yield f"{about.weights_bytes / 1e6:.2f} MB of weights"
     if about.device_memory_bytes is not None:
         yield f"{about.device_memory_bytes / 1e6:.2f} MB of device memory for activations"
-
-
-def _engine(folder: Path, notes: tuple[str, ...]) -> Engine:
-    files = tuple(name for name in (ENGINE, ABOUT, CALIBRATION) if (folder / name).is_file())
-    size = sum((folder / name).stat().st_size for name in files)
-    return Engine(str(folder / ENGINE), files, size, notes)
 
 
 def _most(text: str, pattern: str) -> Optional[int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Optional
@@ -72,8 +72,14 @@ class Layer:
             return bool(_MULTIPLIES.search(self.kind))
         made = self.name.startswith("__myl_")
         if made:
-            return bool(_PRODUCTS & set(_TOKEN.findall(self.name.split("_")[3])))
+            parts = _TOKEN.findall(self.name.split("_")[3])
+            return bool(_PRODUCTS & set(parts)) or self._sums_products(parts)
         return bool(_MULTIPLIES.search(self.name))
+
+    def _sums_products(self, parts: Sequence[str]) -> bool:
+        """Whether it is a vector times a matrix, written out as a multiplication and a sum."""
+        matrix = any(sum(dim > 1 for dim in each.shape) > 1 for each in self.constants if each.type)
+        return matrix and ("Mul", "Sum") in zip(parts, parts[1:])
 
     @property
     def type(self) -> Optional[str]:

@@ -1,0 +1,55 @@
+"""A user's own TensorRT engine, taken as it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Optional
+
+from backends.trt.about import ABOUT, ENGINE, About, engine_of, sha256_of
+from backends.trt.library import NAMES
+from backends.trt.options import parse
+from harness.backend import BuildRequest
+from harness.types import Engine, Precision
+
+_VERSION_AT = 24  # of an engine's header: where trtexec --getPlanVersionOnly reads it, four bytes
+
+
+def adopted(request: BuildRequest, folder: Path) -> Engine:
+    """A user's engine as it is, with what we said when we made it, or else its header says."""
+    shutil.copyfile(request.model, folder / ENGINE)
+    about = _said_of(Path(request.model))
+    if about is not None:
+        about.write(folder)
+        told = f"an engine that enginepick built: {about.library} {about.version}, {about.mode}"
+        return engine_of(folder, (told,))
+    with (folder / ENGINE).open("rb") as stream:
+        version = _plan_version(stream.read(_VERSION_AT + 4))
+    library = parse(request.options).library or _library_of(version)
+    About(library=library, version=version, precision=Precision.AS_IS).write(folder)
+    made = f"made by {library} {version}" if version else "of an unknown version of TensorRT"
+    return engine_of(folder, (f"an engine of the user's, {made}",))
+
+
+def _said_of(model: Path) -> Optional[About]:
+    """The ``engine.json`` beside an engine, where it is ours and was written for this one."""
+    try:
+        about = About.decoded(json.loads(model.with_name(ABOUT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return about if about.sha256 == sha256_of(model) else None
+
+
+def _plan_version(header: bytes) -> Optional[str]:
+    """The version in an engine's header (``10.16.1.11``), None for a file that isn't an engine."""
+    if header[1:4] != b"trt" or len(header) < _VERSION_AT + 4:
+        return None
+    return ".".join(str(number) for number in header[_VERSION_AT : _VERSION_AT + 4])
+
+
+def _library_of(version: Optional[str]) -> Optional[str]:
+    """TensorRT-RTX counts from 1; full TensorRT was at 10 by then."""
+    if version is None:
+        return None
+    return NAMES[int(version.partition(".")[0]) < 8]  # noqa: PLR2004
