@@ -19,7 +19,8 @@ from harness import testing_models as models
 from harness import variants
 from harness.backend import Feed
 from harness.errors import BackendError, UnavailableError, UnsupportedError
-from harness.types import Precision
+from harness.modelfile import inspect
+from harness.types import FLOOR, Precision
 from harness.variants import files
 
 VNNI = frozenset({"avx2", "avx512_vnni"})
@@ -566,6 +567,36 @@ def test_an_old_opset_is_converted_for_quantization(tmp_path: Path) -> None:
     out = tmp_path / "out" / "v.onnx"
     assert made("qdq", source, out)[0] == "opset 11 converted to 13"
     assert files.opset(onnx.load(out)) == 13
+
+
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize(("ir_version", "opset"), [(3, 8), (8, 17)])
+@pytest.mark.parametrize("name", [FLOOR, *variants.SHARED])
+def test_weights_that_are_inputs_too_become_constants(
+    name: str, ir_version: int, opset: int, external: bool, tmp_path: Path
+) -> None:
+    model = models.conv_model()
+    model.ir_version, model.opset_import[0].version = ir_version, opset
+    for tensor in model.graph.initializer:
+        value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.append(value)
+    source = write(model, tmp_path, external=external)
+    info = inspect(source)
+    assert [each.name for each in info.inputs] == ["image"]
+    samples, out = models.random_calibration(info.inputs), tmp_path / "out" / "v.onnx"
+    out.parent.mkdir()
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    resolved = variants.Recipe(FLOOR) if name == FLOOR else recipe(name)
+    notes = variants.make(resolved, source, str(out), samples)
+    variant = onnx.load(out)
+    assert [value.name for value in variant.graph.input] == ["image"]
+    assert variant.ir_version >= 4
+    if name in (FLOOR, *NOT_FOR_CPUS):
+        return
+    assert any(each.startswith(("1 of 1 Gemm", "7 of 7 nodes")) for each in notes)
+    feed = models.random_feed(info.inputs, batch=2)
+    assert cosine(outputs(str(out), feed)[0], outputs(source, feed)[0]) > 0.99
 
 
 def test_without_sympy_shapes_are_inferred_by_onnx(

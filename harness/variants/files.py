@@ -14,6 +14,7 @@ LARGE_BYTES = 1_500_000_000
 """Beyond this, weights go beside the model: one protobuf holds 2 GB, and quantizing adds nodes."""
 
 _EMBEDDED_BYTES = 1024  # tensors smaller than this stay in the model
+_CONSTANT_IR = 4  # the first in which weights needn't be inputs
 
 
 def is_large(path: str, model: Any = None) -> bool:
@@ -89,23 +90,45 @@ def opset(model: Any) -> int:
     return max(versions, default=0)
 
 
+def freeze(model: Any) -> bool:
+    """Make constants of weights that are inputs too, in place; whether anything had to change.
+
+    They are defaults, which nobody feeds (as ``harness.modelfile`` says); tools leave them alone.
+    """
+    graph, version = model.graph, model.ir_version
+    held = {tensor.name for tensor in graph.initializer}
+    held |= {tensor.values.name for tensor in graph.sparse_initializer}
+    listed = [place for place, value in enumerate(graph.input) if value.name in held]
+    for place in reversed(listed):
+        del graph.input[place]
+    model.ir_version = max(version, _CONSTANT_IR)
+    return bool(listed) or version < _CONSTANT_IR
+
+
 def upgraded(source: str, target: str, oldest: int, notes: list[str], *, large: bool) -> str:
-    """The file to start from: the source, or what ONNX converts it to if its opset is too old."""
+    """The file to start from: the source, if its weights are constants and its opset is new enough.
+
+    Otherwise what is made of it, at ``target``.
+    """
     import onnx
+    from onnx.external_data_helper import load_external_data_for_model
 
     version = opset(outline(source))
-    if version >= oldest:
+    model = onnx.load(source, load_external_data=False)
+    if not freeze(model) and version >= oldest:
         return source
-    try:
-        model = onnx.version_converter.convert_version(onnx.load(source), oldest)
-    except Exception as fault:
-        raise UnsupportedError(
-            f"the recipe needs opset {oldest}, the model has {version}, and it can't be "
-            f"converted: {fault}",
-            "export the model again with a newer opset",
-        ) from fault
+    load_external_data_for_model(model, str(Path(source).parent))
+    if version < oldest:
+        try:
+            model = onnx.version_converter.convert_version(model, oldest)
+        except Exception as fault:
+            raise UnsupportedError(
+                f"the recipe needs opset {oldest}, the model has {version}, and it can't be "
+                f"converted: {fault}",
+                "export the model again with a newer opset",
+            ) from fault
+        notes.append(f"opset {version} converted to {oldest}")
     save(model, target, large=large)
-    notes.append(f"opset {version} converted to {oldest}")
     return target
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.errors import UnsupportedError
+from harness.variants.files import freeze
 
 
 def make(source: str, out: str) -> tuple[str, ...]:
@@ -18,8 +19,8 @@ def make(source: str, out: str) -> tuple[str, ...]:
     from onnx import helper
 
     model = onnx.load(source, load_external_data=False)
-    weights = {each.name for each in model.graph.initializer}
-    inputs = [each for each in model.graph.input if each.name not in weights]
+    freeze(model)
+    inputs = list(model.graph.input)
     nodes: list[Any] = []
     for place, output in enumerate(model.graph.output):
         nodes += _copy(inputs, output) or _zeros(inputs, output, f"floor{place}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UnsupportedError
-from harness.variants.files import check, inferred, initializers, is_large, save
+from harness.variants.files import check, freeze, inferred, initializers, is_large, save
 
 _LARGEST = 65504.0  # of float16
 
@@ -23,6 +23,7 @@ def make(source: str, out: str, *, keep_io: bool) -> tuple[str, ...]:
     large = is_large(source, model)
     if large:
         model = inferred(source, Path(out).parent)
+    freeze(model)
     floats = [each for each in initializers(model.graph) if each.data_type == TensorProto.FLOAT]
     if not floats:
         raise UnsupportedError("the model has no float32 weights that could become float16")
