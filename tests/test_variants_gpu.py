@@ -375,6 +375,19 @@ def test_weights_and_outputs_are_there_in_each_type_that_is_wanted(tmp_path: Pat
     assert "half" not in held
 
 
+def test_a_weight_that_is_an_output_and_a_factor_is_there_once_by_each_name(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("CumSum", ["w", "axis"], ["summed"]),
+    ]
+    weights = {"w": weight(4, 4), "axis": np.int64(0)}
+    path, _ = made("bf16", graph_model(nodes, weights, outputs=("y", "w", "summed")), tmp_path)
+    held = [(tensor.name, tensor.data_type) for tensor in onnx.load(path).graph.initializer]
+    assert sorted(held) == [("axis", INT64), ("w/bf16", BF16), ("w/fp32", FLOAT)]
+    _, same, _ = run(widened(path), {"x": weight(3, 4, seed=9)})
+    assert np.array_equal(same, weights["w"])
+
+
 def test_branches_give_bfloat16_even_of_constants(tmp_path: Path) -> None:
     def branch(name: str, *nodes: Any) -> Any:
         out = helper.make_tensor_value_info(f"{name}_out", FLOAT, None)

@@ -174,7 +174,7 @@ class _Graph:
 
     def _cast_output(self, name: str, *, low: bool) -> None:
         """The output is a cast of what was called so."""
-        before = _named(name, low=not low)
+        before = _named(name, low=not low and name not in self.weights)
         if name in self.weights:
             self.weights[name].name = before
             self._wanted.add(name)
