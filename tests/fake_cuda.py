@@ -145,6 +145,7 @@ class FakeDriver:
         self._numbers = itertools.count(1)
         self._started = False
         self._freed: list[Any] = []
+        self._staged: list[Callable[[], None]] = []
         self._lock = threading.RLock()
 
     # -- for tests and for the fake of TensorRT ---------------------------------------------
@@ -311,7 +312,15 @@ class FakeDriver:
         return total - sum(len(block) for block in self.device.values()), total
 
     def cuMemcpyHtoD(self, target: Any, source: int, size: int) -> None:
-        self.bytes_at(int(target), size)[:] = ctypes.string_at(source, size)
+        """From pageable memory: what was staged may arrive later."""
+        there, data = self.bytes_at(int(target), size), ctypes.string_at(source, size)
+        self._staged.append(lambda: there.__setitem__(slice(None), data))
+
+    def cuCtxSynchronize(self) -> None:
+        for stream in self.streams:
+            self._drain(stream)
+        while self._staged:
+            self._staged.pop(0)()
 
     def cuMemcpyHtoDAsync(self, target: Any, source: int, size: int, stream: Any) -> None:
         self._copy(stream, size, (int(target), False), (int(source), True))
@@ -464,7 +473,7 @@ FREE = {
 
 SILENT = {
     "cuInit", "cuDevicePrimaryCtxRelease", "cuCtxSetCurrent", "cuMemFree", "cuMemFreeHost",
-    "cuMemcpyHtoD", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuStreamDestroy",
+    "cuMemcpyHtoD", "cuCtxSynchronize", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuStreamDestroy",
     "cuStreamSynchronize", "cuEventDestroy", "cuEventRecord", "cuEventQuery",
     "cuStreamBeginCapture", "cuGraphDestroy", "cuGraphExecDestroy", "cuGraphLaunch",
 }  # fmt: skip

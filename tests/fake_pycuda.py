@@ -50,6 +50,10 @@ class Context(OnDriver):
     def pop(cls) -> None:
         cls.stack.pop()
 
+    @classmethod
+    def synchronize(cls) -> None:
+        cls.call("cuCtxSynchronize")
+
     def detach(self) -> None:
         self.call("cuDevicePrimaryCtxRelease", self.number)
 
@@ -122,11 +126,14 @@ class Copies(OnDriver):
 
     @classmethod
     def memcpy_htod(cls, target: int, source: Any) -> None:
-        cls.fake.bytes_at(target, source.nbytes)[:] = source.tobytes()
+        cls.call("cuMemcpyHtoD", target, source.ctypes.data, source.nbytes)
 
     @classmethod
     def memcpy_htod_async(cls, target: int, source: Any, stream: Stream) -> None:
-        cls.fake.queue(stream.handle, Op(lambda: cls.memcpy_htod(target, source)))
+        def copy() -> None:
+            cls.fake.bytes_at(target, source.nbytes)[:] = source.tobytes()
+
+        cls.fake.queue(stream.handle, Op(copy))
 
     @classmethod
     def memcpy_dtoh_async(cls, target: Any, source: int, stream: Stream) -> None:

@@ -136,6 +136,7 @@ class BindingsDevice:
         """See :class:`backends.trt.cuda.Device`."""
         if array.nbytes:
             self._call("cuMemcpyHtoD", address, array.ctypes.data, array.nbytes)
+            self._call("cuCtxSynchronize")  # pageable memory is but staged by then
 
     def to_device(self, address: int, array: Array, stream: Any) -> Action:
         """See :class:`backends.trt.cuda.Device`."""

@@ -93,6 +93,7 @@ class PyCudaDevice:
         if array.nbytes:
             with faults(self._driver):
                 self._driver.memcpy_htod(address, array)
+                self._driver.Context.synchronize()  # pageable memory is but staged by then
 
     def to_device(self, address: int, array: Array, stream: Any) -> Action:
         """See :class:`backends.trt.cuda.Device`."""
