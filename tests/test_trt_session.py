@@ -17,7 +17,7 @@ from fake_cuda import CUresult, FakeDriver, FakeGpu
 from fake_trt import COMPUTE_NS, SCRATCH_BYTES, WEIGHTS_BYTES, Plan
 from onnx import TensorProto, helper, numpy_helper
 
-from backends.trt import TensorRt
+from backends.trt import TensorRt, cuda
 from backends.trt.about import About
 from backends.trt.deploy import script
 from backends.trt.library import find
@@ -586,10 +586,23 @@ def test_no_driver_is_told(open_plan, driver):
 
 def test_an_engine_that_does_not_fit_is_out_of_memory(open_plan, driver):
     driver.gpus = [FakeGpu(memory_bytes=SCRATCH_BYTES - 1)]
-    with pytest.raises(OutOfMemoryError):
+    with pytest.raises(OutOfMemoryError) as caught:
         open_plan()
+    assert caught.value.fix == cuda.SMALLER
     gc.collect()
     assert driver.leaks() == {}
+
+
+def test_an_engine_that_cannot_be_loaded_for_lack_of_memory_gets_no_advice_for_builds(
+    open_plan, monkeypatch
+):
+    def refused(runtime, _content):
+        runtime.logger.fault("[virtualMemoryBuffer.cpp] Error Code 2: OutOfMemory (Requested 9)")
+
+    monkeypatch.setattr(fake_trt.Runtime, "deserialize_cuda_engine", refused)
+    with pytest.raises(OutOfMemoryError) as caught:
+        open_plan()
+    assert caught.value.fix == cuda.SMALLER
 
 
 def test_inputs_that_do_not_fit_are_out_of_memory_and_leave_nothing_bound(open_plan, driver):

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.trt.buffers import Buffer, output_allocator
-from backends.trt.cuda import Action, Array, Device
+from backends.trt.cuda import SMALLER, Action, Array, Device
 from backends.trt.library import Library
 from backends.trt.log import Log, classified
 from backends.trt.ports import OPEN, Ports, Shape, sizes
 from harness.backend import Feed
-from harness.errors import BackendError, UnsupportedError
+from harness.errors import BackendError, OutOfMemoryError, UnsupportedError
 from harness.types import Phases
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Loaded:
         """TensorRT's first error line, classified; the log starts anew."""
         said = self.log.first_error()
         self.log.lines.clear()
-        return classified(said or f"TensorRT {what}, and says not why")
+        return at_run_time(said or f"TensorRT {what}, and says not why")
 
     def context(self) -> trt.IExecutionContext:
         """An execution context, with memory for the largest shapes of the engine.
@@ -80,6 +80,12 @@ class Loaded:
         if made is None:
             raise self.fault("made no execution context")
         return made
+
+
+def at_run_time(text: str) -> BackendError:
+    """What a line of TensorRT's means outside of a build: memory is lacking for other reasons."""
+    error = classified(text)
+    return OutOfMemoryError(str(error), SMALLER) if isinstance(error, OutOfMemoryError) else error
 
 
 class Lane:

@@ -13,9 +13,9 @@ import numpy as np
 from backends.trt import cuda, layers
 from backends.trt.about import About
 from backends.trt.gpu import index_of
-from backends.trt.lane import Lane, Loaded
+from backends.trt.lane import Lane, Loaded, at_run_time
 from backends.trt.library import Library
-from backends.trt.log import Log, classified, uncollected
+from backends.trt.log import Log, uncollected
 from backends.trt.ports import Ports
 from harness.backend import Feed
 from harness.errors import BackendError, UnsupportedError
@@ -100,7 +100,7 @@ def _refusal(library: Library, about: About, log: Log) -> BackendError:
     made = f"{about.library or 'TensorRT'} {about.version}" if about.version else ""
     where = f"compute capability {about.compute_capability}" if about.compute_capability else ""
     known = " for ".join(filter(None, (made, where)))
-    error = classified(log.first_error() or f"{library} took no engine, and says not why")
+    error = at_run_time(log.first_error() or f"{library} took no engine, and says not why")
     told = f"{error} (the engine was made by {known}, this is {library})" if known else str(error)
     return type(error)(told, error.fix)
 
