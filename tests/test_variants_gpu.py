@@ -265,6 +265,45 @@ def test_the_largest_weight_is_the_largest_of_float8(tmp_path: Path) -> None:
     assert largest == pytest.approx(448, rel=2e-3)
 
 
+@pytest.mark.parametrize("place", ["graph", "branch", "function"])
+@pytest.mark.parametrize("name", ["qdq-fp16", "fp8"])
+def test_a_model_that_is_quantized_already_is_refused(
+    name: str, place: str, tmp_path: Path
+) -> None:
+    """Its own pairs would be taken for ours, and fp8's ranges be written over theirs."""
+    node = helper.make_node
+    pair = [
+        node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+    ]
+    out = helper.make_tensor_value_info("d", FLOAT, None)
+    branch = helper.make_graph(pair, "branch", [], [out])
+    held = [node("If", ["yes"], ["d"], then_branch=branch, else_branch=branch)]
+    called = [node("Paired", ["x", "scale", "zero"], ["d"], domain="local")]
+    nodes = {"graph": pair, "branch": held, "function": called}[place]
+    weights = {"scale": np.float32(4 / 255), "zero": np.uint8(0), "yes": np.True_}
+    product = node("MatMul", ["d", "w"], ["y"])
+    model = graph_model([*nodes, product], {**weights, "w": weight(4, 64)})
+    if place == "function":
+        opsets = [helper.make_opsetid("", 17)]
+        model.opset_import.append(helper.make_opsetid("local", 1))
+        model.functions.append(
+            helper.make_function("local", "Paired", ["x", "scale", "zero"], ["d"], pair, opsets)
+        )
+    with pytest.raises(UnsupportedError, match="quantized already"):
+        made(name, model, tmp_path)
+
+
+def test_quantized_products_are_not_told_to_be_float16(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"], "m")]
+    alone = graph_model(nodes, {"w": weight(4, 64)}, outputs=("p",))
+    _, notes = made("qdq-fp16", alone, tmp_path)
+    assert notes == ("opset 17 converted to 21", "1 of 1 MatMul quantized")
+    nodes += [helper.make_node("Tanh", ["p"], ["t"]), helper.make_node("Max", ["t", "p"], ["y"])]
+    _, notes = made("qdq-fp16", graph_model(nodes, {"w": weight(4, 64)}), tmp_path)
+    assert notes[2:] == ("1 of 2 nodes converted to fp16", "1 nodes kept in fp32: 1 Max")
+
+
 # -- bfloat16 ------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,16 @@ from typing import Any
 
 from harness.errors import UnsupportedError
 from harness.variants.excluding import WEIGHTED
-from harness.variants.files import check, inferred, initializers, is_large, opset, save, upgraded
+from harness.variants.files import (
+    check,
+    inferred,
+    initializers,
+    is_large,
+    opset,
+    parts,
+    save,
+    upgraded,
+)
 
 OPSET = 22
 """The first in which convolutions, pooling and recurrences may be of bfloat16."""
@@ -93,7 +102,7 @@ class _Graph:
         """Rewrite the graph in place."""
         self._enter()
         for node in list(self._graph.node):
-            for part in _parts(node):
+            for part in parts(node):
                 _Graph(part, self._version, self).convert()
             self._convert_node(node)
             self._nodes.append(node)
@@ -212,7 +221,7 @@ class _Graph:
 
     def _is_exact(self, node: Any) -> bool:
         """Whether a node only computes with what were integers, and constants."""
-        if node.op_type in _PRODUCTS or next(_parts(node), None) is not None:
+        if node.op_type in _PRODUCTS or next(parts(node), None) is not None:
             return False
         if node.op_type == "Cast":
             return self._was_integer(node.input[0])
@@ -229,20 +238,12 @@ class _Graph:
         return name in owner.exact or owner.types[name] not in floats
 
 
-def _parts(node: Any) -> Iterator[Any]:
-    """The graphs inside a node."""
-    for attribute in node.attribute:
-        yield from attribute.graphs
-        if attribute.HasField("g"):
-            yield attribute.g
-
-
 def _rename(nodes: Iterable[Any], old: str, new: str) -> None:
     """Of a value, where nodes and the graphs inside them read or write it."""
     for node in nodes:
         for names in (node.input, node.output):
             names[:] = [new if name == old else name for name in names]
-        for part in _parts(node):
+        for part in parts(node):
             _rename(part.node, old, new)
 
 

@@ -15,6 +15,20 @@ from harness.variants.files import nodes_of
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """What quantization is for; the other operators follow."""
 
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+
+
+def in_floats(nodes: Iterable[Any]) -> list[Any]:
+    """The nodes that compute in floating point: no Q/DQ, nor what reads only dequantized values."""
+    nodes = list(nodes)
+    dequantized = {name for node in nodes if node.op_type == PAIR[1] for name in node.output}
+    return [
+        node
+        for node in nodes
+        if node.op_type not in PAIR
+        and not dequantized.issuperset(node.input[: 2 if node.op_type in WEIGHTED else 1] or [""])
+    ]
+
 
 def excluded(source: str, prepared: str, params: Mapping[str, str]) -> list[str]:
     """The names of the prepared model's nodes that the recipe's ``exclude`` means.

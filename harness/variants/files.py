@@ -37,8 +37,16 @@ def initializers(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
-            for body in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
-                yield from initializers(body)
+        for part in parts(node):
+            yield from initializers(part)
+
+
+def parts(node: Any) -> Iterator[Any]:
+    """The graphs inside a node."""
+    for attribute in node.attribute:
+        yield from attribute.graphs
+        if attribute.HasField("g"):
+            yield attribute.g
 
 
 def outline(path: str) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UnsupportedError
+from harness.variants.excluding import in_floats
 from harness.variants.files import check, freeze, inferred, initializers, is_large, save
 
 _LARGEST = 65504.0  # of float16
@@ -28,10 +29,8 @@ def make(source: str, out: str, *, keep_io: bool) -> tuple[str, ...]:
     if not floats:
         raise UnsupportedError("the model has no float32 weights that could become float16")
     clipped = sum(_beyond(tensor) for tensor in floats)
-    blocked = Counter(
-        node.op_type for node in model.graph.node if node.op_type in DEFAULT_OP_BLOCK_LIST
-    )
-    total = len(model.graph.node)
+    types = [node.op_type for node in in_floats(model.graph.node)]
+    blocked = Counter(each for each in types if each in DEFAULT_OP_BLOCK_LIST)
     del floats
     model = convert_float_to_float16(model, keep_io_types=keep_io, disable_shape_infer=large)
     OnnxModel.graph_topological_sort(model.graph)  # the converter appends its casts at the end
@@ -40,7 +39,11 @@ def make(source: str, out: str, *, keep_io: bool) -> tuple[str, ...]:
         raise UnsupportedError("every float32 weight belongs to an operator that stays in float32")
     save(model, out, large=large)
     check(out, source, "the float16 converter")
-    notes = [f"{total - sum(blocked.values())} of {total} nodes converted to fp16"]
+    notes = []
+    if types:  # beside quantized ones, if any
+        notes.append(
+            f"{len(types) - sum(blocked.values())} of {len(types)} nodes converted to fp16"
+        )
     if blocked:
         kept = ", ".join(f"{count} {name}" for name, count in sorted(blocked.items()))
         notes.append(f"{sum(blocked.values())} nodes kept in fp32: {kept}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.backend import Calibration
 from harness.errors import BackendError, UnsupportedError
-from harness.variants.excluding import WEIGHTED, excluded
+from harness.variants.excluding import WEIGHTED, excluded, in_floats
 from harness.variants.files import check, is_large, nodes_of, outline, upgraded
 
 OLDEST_OPSET = 13
@@ -75,15 +75,10 @@ def make_static(
         )
         check(out, prepared, "the static quantizer")
     nodes = nodes_of(out)
-    dequantized = {
-        name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output
-    }
-    wanted = [node for node in nodes if node.op_type in {*WEIGHTED, *(operators or ())}]
-    kept = [
-        node
-        for node in wanted
-        if not set(node.input[: 2 if node.op_type in WEIGHTED else 1]) <= dequantized
-    ]
+    wanted, kept = (
+        [node for node in each if node.op_type in {*WEIGHTED, *(operators or ())}]
+        for each in (nodes, in_floats(nodes))
+    )
     return (*notes, *told(wanted, kept, params.get("rest", "fp32")))
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.backend import Calibration
+from harness.errors import UnsupportedError
 from harness.variants import half, quantized
-from harness.variants.files import initializers, is_large, outline, save
+from harness.variants.excluding import PAIR
+from harness.variants.files import initializers, is_large, outline, parts, save
 
 _INT8_MOST = 127
 _FP8_MOST = 448  # of float8e4m3fn
@@ -28,8 +30,15 @@ def make(
 ) -> tuple[str, ...]:
     """Quantize by the calibration samples, then convert the rest; inputs and outputs stay float32.
 
-    Notes as of :func:`harness.variants.make`.
+    Notes as of :func:`harness.variants.make`. Raises UnsupportedError for a model with Q/DQ pairs:
+    they could not be told from ours.
     """
+    model = outline(source)
+    if any(map(_has_pairs, (model.graph, *model.functions))):
+        raise UnsupportedError(
+            "the model is quantized already (it has QuantizeLinear or DequantizeLinear)",
+            "give the float32 model that it was made from",
+        )
     fp8 = params["weights"] == "fp8"
     left = _without_kernels(source) if fp8 else []
     if left:
@@ -41,6 +50,11 @@ def make(
         if fp8:
             _retype(between)
         return (*notes, *half.make(between, out, keep_io=True))
+
+
+def _has_pairs(graph: Any) -> bool:
+    """Whether a graph, or a function, quantizes or dequantizes anything, at any depth."""
+    return any(node.op_type in PAIR or any(map(_has_pairs, parts(node))) for node in graph.node)
 
 
 def _without_kernels(source: str) -> list[str]:
@@ -76,9 +90,7 @@ def _retype(path: str) -> None:
     from onnx import TensorProto, numpy_helper
 
     model = onnx.load(path)
-    pairs = [
-        node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-    ]
+    pairs = [node for node in model.graph.node if node.op_type in PAIR]
     scales, zeros = ({node.input[place] for node in pairs} for place in (1, 2))
     for tensor in initializers(model.graph):
         if tensor.name in scales:
