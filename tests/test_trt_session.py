@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -722,6 +723,16 @@ def test_the_script_serves_changing_shapes(deployed, driver, library, wanted):
         run({})
     with pytest.raises(TypeError, match="float64"):
         run({"x": np.zeros((1, DIM))})
+
+
+@pytest.mark.parametrize("there", cuda.NAMES)
+def test_the_script_uses_the_device_library_that_is_there(driver, monkeypatch, there):
+    fake_pycuda.install(monkeypatch, driver)
+    if there == "pycuda":
+        monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    text = script(About(), "model.engine", "gpu:0", Settings())
+    assert ("from pycuda import driver" in text) == (there == "pycuda")
+    assert ("from cuda.bindings import driver" in text) == (there == "cuda")
 
 
 def test_the_script_does_without_graphs_where_they_are_off_or_fail(deployed, driver):

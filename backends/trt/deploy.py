@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backends.trt import cuda
 from backends.trt.about import About
 from backends.trt.gpu import index_of
 from backends.trt.library import NAMES
@@ -329,9 +330,12 @@ if __name__ == "__main__":
 
 
 def script(about: About, engine_file: str, device: str, settings: Settings) -> str:
-    """A complete script; see ``Backend.deploy_code``. engine_file: its name or path."""
+    """A complete script; see ``Backend.deploy_code``. engine_file: its name or path.
+
+    It uses the device library that a session uses here.
+    """
     options = parse(settings.options)
-    by_pycuda = options.device_library == "pycuda"
+    by_pycuda = cuda.name_of(options.device_library) == "pycuda"
     head = _HEAD.format(
         engine=Path(engine_file).name,
         device=device,

@@ -177,6 +177,14 @@ def load(name: Optional[str] = None) -> Cuda:
     raise AssertionError("unreachable: the last library either starts or raises")
 
 
+def name_of(name: Optional[str] = None) -> str:
+    """Of the library that :func:`load` gives here; the first of them where it gives none."""
+    try:
+        return load(name).name
+    except BackendError:
+        return name or NAMES[0]
+
+
 def gpus() -> tuple[Gpu, ...]:
     """All GPUs that the driver lists. Raises UnavailableError without a driver."""
     return load().gpus()
