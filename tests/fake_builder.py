@@ -52,7 +52,8 @@ class Profile:
 class Config:
     """int8_calibrator and set_calibration_profile are what TensorRT 10 has, and 11 hasn't."""
 
-    def __init__(self) -> None:
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
         self.flags = {Flags.TF32}
         self.pools: dict[str, int] = {}
         self.profiles: list[Profile] = []
@@ -79,6 +80,9 @@ class Config:
         return content
 
     def set_timing_cache(self, cache: bytes, _ignore_mismatch: bool) -> bool:
+        if cache == b"damaged":
+            self.logger.log("Severity.ERROR", "Serialization assertion failed: the timing cache")
+            return False
         self.timings = cache
         return True
 
@@ -103,7 +107,7 @@ class Builder:
         return self.network
 
     def create_builder_config(self) -> Config:
-        self.config = Config()
+        self.config = Config(self.logger)
         return self.config
 
     def create_optimization_profile(self) -> Profile:

@@ -1075,6 +1075,21 @@ def test_options_and_earlier_measurements_reach_the_builder(full, tmp_path):
     assert file.read_bytes() == b"!!"
 
 
+def test_a_timing_cache_that_cannot_be_written_costs_no_build(full, tmp_path):
+    (tmp_path / "cache").touch()  # where a folder should be
+    engine, _, builder, _ = full()
+    assert Path(engine.path).read_bytes() == b"plan"
+    assert builder.config.timings == b""
+
+
+def test_what_is_wrong_with_a_timing_cache_is_not_taken_for_the_builds_fault(full, tmp_path):
+    file = tmp_path / "cache" / "tensorrt" / "tensorrt-10.3.0-nvidia-l4-8.9.timing"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"damaged")
+    with pytest.raises(BackendError, match="the true reason"):
+        full(fails=("Error Code 9: the true reason",))
+
+
 def test_a_fault_while_calibrating_is_the_builds(full, monkeypatch):
     def upload(_self: Here, _name: str, _array: Any) -> int:
         raise OutOfMemoryError("no memory there")

