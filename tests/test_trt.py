@@ -822,13 +822,18 @@ class Base:
         self.ready = True
 
 
+def up_to(most: int, names: str = "x") -> tuple[tuple[ShapeRange, ...], ...]:
+    """A profile whose first axis goes so far."""
+    return (tuple(ShapeRange(name, (1, 2), (1, 2), (most, 2)) for name in names),)
+
+
 def test_a_calibrator_feeds_batches_and_keeps_its_cache(tmp_path):
     samples = [{"x": np.full((1, 2), value, np.float32)} for value in range(20)]
     found = calibrator.batches(
-        MemoryCalibration(samples), (TensorSpec("x", "float32", ("batch", 2)),)
+        MemoryCalibration(samples), (TensorSpec("x", "float32", ("batch", 2)),), up_to(64)
     )
-    assert (found.batch, found.count, found.skipped) == (8, 20, 0)
-    assert found.profile() == (ShapeRange("x", (8, 2), (8, 2), (8, 2)),)
+    assert (found.batch, found.count, found.skipped) == (5, 20, 0)
+    assert found.profile() == (ShapeRange("x", (5, 2), (5, 2), (5, 2)),)
     sent: list[np.ndarray[Any, Any]] = []
 
     def upload(_name: str, array: np.ndarray[Any, Any]) -> int:
@@ -838,12 +843,11 @@ def test_a_calibrator_feeds_batches_and_keeps_its_cache(tmp_path):
     cache = tmp_path / CALIBRATION
     made = calibrator.make_calibrator(Base, found.feeds(), found.batch, upload, cache)
     assert made.ready
-    assert made.get_batch_size() == 8
+    assert made.get_batch_size() == 5
     assert made.read_calibration_cache() is None
-    given = [made.get_batch(["x"]) for _ in range(4)]
-    assert given == [[4096], [4096], None, None]
-    assert [array.shape for array in sent] == [(8, 2), (8, 2)]
-    assert sent[1][0, 0] == 8
+    given = [made.get_batch(["x"]) for _ in range(6)]
+    assert given == [[4096]] * 4 + [None] * 2
+    assert np.concatenate(sent)[:, 0].tolist() == list(range(20))
     made.write_calibration_cache(memoryview(b"scales"))
     assert made.read_calibration_cache() == cache.read_bytes() == b"scales"
     assert made.fault is None
@@ -852,15 +856,41 @@ def test_a_calibrator_feeds_batches_and_keeps_its_cache(tmp_path):
 def test_samples_of_other_shapes_and_models_of_a_fixed_batch_are_calibrated_one_by_one():
     shapes = [(1, 2), (1, 3), (1, 2)]
     samples = MemoryCalibration([{"x": np.zeros(shape, np.float32)} for shape in shapes])
-    found = calibrator.batches(samples, (TensorSpec("x", "float32", (1, "length")),))
+    found = calibrator.batches(samples, (TensorSpec("x", "float32", (1, "length")),), ())
     assert (found.batch, found.count, found.skipped) == (1, 2, 1)
     assert [feed["x"].shape for feed in found.feeds()] == [(1, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("axes", "lead", "count", "most", "batch"),
+    [
+        (("n", "n"), 1, 16, 64, 8),
+        ((None,), 1, 16, 64, 8),
+        (("n",), 1, 16, 4, 4),
+        (("n",), 1, 15, 64, 5),
+        (("n",), 1, 11, 64, 1),
+        (("length",), 7, 16, 64, 1),
+        (("n", "m"), 1, 16, 64, 1),
+        ((None, None), 1, 16, 64, 1),
+        (("n", 1), 1, 16, 64, 1),
+    ],
+)
+def test_samples_are_batched_along_one_shared_axis_without_losing_any(
+    axes, lead, count, most, batch
+):
+    names = "xy"[: len(axes)]
+    samples = [{name: np.full((lead, 2), at, np.float32) for name in names} for at in range(count)]
+    inputs = [TensorSpec(name, "float32", (axis, 2)) for name, axis in zip(names, axes)]
+    found = calibrator.batches(MemoryCalibration(samples), inputs, up_to(2, names) + up_to(most))
+    assert (found.batch, found.count, found.skipped) == (batch, count, 0)
+    fed = np.concatenate([feed["x"] for feed in found.feeds()])
+    assert fed[::lead, 0].tolist() == list(range(count))
 
 
 def test_calibration_without_samples_is_told():
     for nothing in (None, MemoryCalibration([])):
         with pytest.raises(BackendError, match="needs samples"):
-            calibrator.batches(nothing, ())
+            calibrator.batches(nothing, (), ())
 
 
 def test_a_fault_while_feeding_is_kept_for_the_builder(tmp_path):
@@ -1035,14 +1065,14 @@ def test_tensorrt_10_calibrates_by_the_users_batches(full, recipe, base, mode):
     assert builder.network.flags == 0
     assert config.flags == {fake_builder.Flags.INT8, fake_builder.Flags.FP16}
     assert base in [each.__name__ for each in type(config.int8_calibrator).__mro__]
-    assert config.calibration_profile.shapes == {"x": ((8, 2), (8, 2), (8, 2))}
+    assert config.calibration_profile.shapes == {"x": ((5, 2), (5, 2), (5, 2))}
     assert [each.shapes for each in config.profiles] == [{"x": ((1, 2), (4, 2), (8, 2))}]
-    assert builder.batches == 2
-    assert memory.shapes == [(8, 2), (8, 2)]
+    assert builder.batches == 4
+    assert memory.shapes == [(5, 2)] * 4
     assert about.mode == mode
     assert engine.files == (ENGINE, ABOUT, CALIBRATION)
     assert Path(engine.path).with_name(CALIBRATION).read_bytes() == b"scales"
-    assert "calibrated by 20 samples in batches of 8" in engine.notes
+    assert "calibrated by 20 samples in batches of 5" in engine.notes
 
 
 def test_tensorrt_10_chooses_halves_by_a_flag(full):

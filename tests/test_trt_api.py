@@ -280,8 +280,8 @@ def test_calibrators_answer_tensorrt_through_their_real_base_class(drive, versio
     assert told["entropy"]["kind"] == "IInt8EntropyCalibrator2"
     assert told["minmax"]["kind"] == "IInt8MinMaxCalibrator"
     for answers in told.values():
-        assert answers["batches"] == [[0, 1, 2, 3, 4, 5, 6, 7]]  # the last two don't fill a batch
-        assert (answers["batch"], answers["before"], answers["fault"]) == (8, None, None)
+        assert answers["batches"] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+        assert (answers["batch"], answers["before"], answers["fault"]) == (5, None, None)
         assert answers["kept"]
 
 

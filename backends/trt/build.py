@@ -150,8 +150,8 @@ class _Build:
         kind = self.job.implicit[1]
         if kind is None or self.device is None:
             return None
-        library = self.job.library
-        found = calibrator.batches(self.job.request.calibration, parsed.inputs)
+        library, request = self.job.library, self.job.request
+        found = calibrator.batches(request.calibration, parsed.inputs, request.profiles)
         base = getattr(library.module, calibrator.BASES[kind])
         cache = self.folder / CALIBRATION
         made = calibrator.make_calibrator(

@@ -24,6 +24,7 @@ BASES = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"
 
 BATCH = 8
 
+Profiles = Sequence[Sequence[ShapeRange]]
 Upload = Callable[[str, "np.ndarray[Any, Any]"], int]
 """Copies an input's array to the device; the address. Called again, it may use the memory again."""
 
@@ -32,6 +33,7 @@ Upload = Callable[[str, "np.ndarray[Any, Any]"], int]
 class Batches:
     """Calibration samples of the most usual shapes, several at a time where the model allows it.
 
+    count: how many they are; ``batch`` divides it, since TensorRT takes full batches alone.
     skipped: samples of other shapes, which one calibration profile can't hold.
     """
 
@@ -50,11 +52,11 @@ class Batches:
         return tuple(ranges)
 
     def feeds(self) -> Iterator[Feed]:
-        """The batches; samples that don't fill the last one are left out."""
+        """The batches."""
         alike = (feed for feed in self.calibration.feeds() if _shapes(feed) == self.shapes)
         while True:
             group = list(islice(alike, self.batch))
-            if len(group) < self.batch:
+            if not group:
                 return
             yield {
                 name: np.ascontiguousarray(np.concatenate([feed[name] for feed in group]))
@@ -64,8 +66,10 @@ class Batches:
             }
 
 
-def batches(calibration: Optional[Calibration], inputs: Sequence[TensorSpec]) -> Batches:
-    """How the samples are put together for a model with these inputs.
+def batches(
+    calibration: Optional[Calibration], inputs: Sequence[TensorSpec], profiles: Profiles
+) -> Batches:
+    """How the samples are put together for a model with these inputs and optimization profiles.
 
     Raises:
         BackendError: there are none.
@@ -74,8 +78,9 @@ def batches(calibration: Optional[Calibration], inputs: Sequence[TensorSpec]) ->
     if calibration is None or not seen:
         raise BackendError("calibration needs samples, and got none")
     (shapes, count), *_ = seen.most_common(1)
-    open_axis = all(spec.shape and not isinstance(spec.shape[0], int) for spec in inputs)
-    batch = min(BATCH, count) if open_axis else 1
+    singles = all(shape[:1] == (1,) for _, shape in shapes)
+    most = min(BATCH, _largest(profiles)) if singles and _share_axis(inputs) else 1
+    batch = next(size for size in range(most, 0, -1) if count % size == 0)
     return Batches(calibration, shapes, batch, count, sum(seen.values()) - count)
 
 
@@ -111,6 +116,20 @@ def make_calibrator(
             cache.write_bytes(bytes(found))
 
     return Calibrator()
+
+
+def _share_axis(inputs: Sequence[TensorSpec]) -> bool:
+    """Whether the first axis is open, and the same one for all inputs: by its name, if several."""
+    first = inputs[0].shape[:1] if inputs else ()
+    is_open = first != () and not isinstance(first[0], int)
+    return is_open and (
+        len(inputs) == 1 or (first != (None,) and all(x.shape[:1] == first for x in inputs))
+    )
+
+
+def _largest(profiles: Profiles) -> int:
+    """The largest first axis that any profile takes for all of its inputs."""
+    return max((min(each.max[0] for each in profile) for profile in profiles), default=1)
 
 
 def _shapes(feed: Feed) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -23,7 +23,7 @@ from backends.trt.buffers import output_allocator
 from backends.trt.library import Library
 from backends.trt.log import Log
 from harness.errors import BackendError
-from harness.types import TensorSpec
+from harness.types import ShapeRange, TensorSpec
 
 SAMPLES = 10
 ADDRESS = 1 << 40
@@ -51,7 +51,8 @@ def calibrators(library: Library) -> Any:
 def _calibrated(base: type, cache: Path) -> dict[str, Any]:
     feeds = [{"x": np.full((1, 2), number, np.float32)} for number in range(SAMPLES)]
     inputs = [TensorSpec("x", "float32", ("batch", 2))]
-    batches = calibrator.batches(SimpleNamespace(feeds=lambda: iter(feeds)), inputs)
+    profiles = [[ShapeRange("x", (1, 2), (SAMPLES, 2), (SAMPLES, 2))]]
+    batches = calibrator.batches(SimpleNamespace(feeds=lambda: iter(feeds)), inputs, profiles)
     memory = np.zeros((batches.batch, 2), np.float32)
 
     def upload(name: str, array: Any) -> int:
