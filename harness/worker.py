@@ -55,6 +55,9 @@ from harness.types import Probe, Scenario, Stage, Status, TensorSpec
 PR_SET_PDEATHSIG = 1
 REST_PAUSE_S = 1.0
 """After work, before the device counts as at rest."""
+SLOT_ROUNDS = 2
+"""Untimed inferences of each slot: some runtimes make ready at the first, others capture graphs at
+the second."""
 
 
 @dataclass
@@ -238,7 +241,23 @@ class Worker:
         read = launch.gpu.clock_mhz if launch.gpu else lambda: None
         with slices.no_collector():
             iterations, steady = warmup.warm_up(step, limits, job.iterations, read)
+        if launch.job.settings.scenario is Scenario.THROUGHPUT:
+            self._warm_slots()
         return jobs.Warmed(iterations, steady)
+
+    def _warm_slots(self) -> None:
+        """What is made ready in a slot, or in a session beside the first, is untimed."""
+        launch = self._opened
+        for _ in range(SLOT_ROUNDS):
+            if launch.queue is None:
+                for session in launch.sessions[1:]:
+                    session.run()
+                continue
+            in_flight = range(launch.job.settings.in_flight)
+            for slot in in_flight:
+                launch.queue.start(slot)
+            for _ in in_flight:
+                launch.queue.wait_any()
 
     def _slice(self, job: jobs.SliceJob) -> jobs.Sliced:
         gpu = self._opened.gpu

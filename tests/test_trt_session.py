@@ -32,6 +32,7 @@ from harness.errors import (
 )
 from harness.testing import BackendContract, infer
 from harness.types import Engine, Precision, Settings, Share, TensorSpec
+from harness.worker import SLOT_ROUNDS
 
 DIM = 4
 PROFILE = {"x": [[1, DIM], [2, DIM], [8, DIM]]}
@@ -457,6 +458,19 @@ def test_an_inference_of_the_queue_takes_the_input_there_too(open_plan, driver):
         session.wait_any()
         assert driver.calls.count("cuMemcpyHtoDAsync") == 1
         assert driver.calls.count("cuMemcpyDtoHAsync") == 1
+
+
+def test_slots_capture_nothing_any_more_after_a_workers_rounds(open_plan, driver):
+    session = open_plan(settings=Settings(streams=2))
+    session.bind_slots(feed(), 3)
+    captures = []
+    for _ in range(SLOT_ROUNDS + 2):
+        for slot in range(3):
+            session.start(slot)
+        for _ in range(3):
+            session.wait_any()
+        captures.append(driver.calls.count("cuStreamBeginCapture"))
+    assert captures[SLOT_ROUNDS - 1 :] == [3, 3, 3]
 
 
 def test_new_slots_wait_for_what_is_under_way(open_plan):
