@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,8 +30,10 @@ def view(built: Built) -> RenderableType:
     if made:
         where = "where the GPU is" if built.compute_capability else "to measure it"
         backend = made[0].candidate.backend
-        lines = [f"enginepick sweep {built.model} --data DATA --backend {backend}"]
-        lines += [f"--engine {each.file}" for each in made]
+        model = shlex.quote(str(built.model))
+        lines = [f"enginepick sweep {model} --data DATA --backend {backend}"]
+        lines += ["--device gpu:0"] if built.compute_capability else []
+        lines += [f"--engine {shlex.quote(str(each.file))}" for each in made]
         parts += [Text(f"\nNext, {where}:", "bold"), Text("  " + " \\\n    ".join(lines))]
     return Group(*parts)
 

@@ -511,7 +511,11 @@ class Match(_Table):
 class Target(_Table):
     """One machine of the lab and the device on it to deploy on."""
 
-    device: _Device = Field(default="cpu", description="the device: cpu, gpu:0, npu, auto ...")
+    device: _Device = Field(
+        default="cpu",
+        description="the device: cpu, gpu:0, npu, auto ...; where none is given, a sweep takes "
+        "the CPU and the first GPU",
+    )
     description: _Words = Field(default="", description="what the machine is, for the report")
     reach: _Reach = Field(
         default="local", description="how to get there: local, or ssh://user@host:port"
@@ -533,6 +537,11 @@ class Target(_Table):
         default_factory=dict,
         description="the interpreter of a backend that has an environment of its own",
     )
+
+    @property
+    def says_device(self) -> bool:
+        """Whether the device was given."""
+        return "device" in self.model_fields_set
 
     def matches(self, host: Host) -> bool:
         """Whether that host is this target. Without ``match``, a local target is any host."""
@@ -648,7 +657,7 @@ def for_target(config: SweepConfig, target: Target) -> SweepConfig:
     tried = config.candidates
     chosen = {
         "threads": tried.threads or target.threads,
-        "devices": tried.devices or (target.device,),
+        "devices": tried.devices or ((target.device,) if target.says_device else ()),
         "options": {
             name: {**target.options.get(name, {}), **tried.options.get(name, {})}
             for name in (*target.options, *(o for o in tried.options if o not in target.options))

@@ -42,16 +42,20 @@ def names(files: Iterable[str]) -> dict[str, str]:
     return named
 
 
+MODELS = {".onnx", ".tflite", ".pt2", ".pt", ".npz"}
+
+
 def companions(path: Path) -> list[Path]:
     """The file and those beside it that may belong to it.
 
     They have its stem, as OpenVINO's ``.bin`` does, or begin with its name, as weights of large
-    ONNX files do, or say what it is.
+    ONNX files do, or say what it is. The model that an engine was made of is no part of it.
     """
     return sorted(
         each
         for each in path.parent.iterdir()
-        if (each.stem == path.stem or each.name.startswith(path.name) or each.name == ABOUT)
+        if each.suffix not in MODELS - {path.suffix}
+        and (each.stem == path.stem or each.name.startswith(path.name) or each.name == ABOUT)
         and each.is_file()
     )
 

@@ -23,6 +23,7 @@ from harness.types import (
 )
 
 DEFAULT_BATCH = 8
+DEFAULT_DEVICES = ("cpu", "gpu:0", "gpu")
 REFERENCE_BACKEND = "onnxruntime"
 
 
@@ -88,8 +89,9 @@ def make_plan(
     candidates: list[Candidate] = []
     skips: list[Skipped] = []
     for known in backends:
-        for offer, device in product(_offers(known, wishes), wishes.devices):
-            for settings in settings_for(known, wishes):
+        for offer, device in product(_offers(known, wishes), _devices(known, wishes)):
+            built = offer.precision is not Precision.AS_IS
+            for settings in settings_for(known, wishes, built=built):
                 candidate = Candidate(known.name, offer.precision, offer.recipe, device, settings)
                 refusal = (
                     _refuse_backend(known, wishes.compute_capability)
@@ -115,6 +117,14 @@ def find_baseline(candidates: Iterable[Candidate]) -> str | None:
     return fp32[0].id if fp32 else None
 
 
+def _devices(known: Known, wishes: Wishes) -> tuple[str, ...]:
+    """Those asked for, or else the CPU and the first GPU, as far as the backend finds them."""
+    if wishes.devices:
+        return wishes.devices
+    there = [device.id for device in known.probe.devices if device.id in DEFAULT_DEVICES]
+    return tuple(there) or DEFAULT_DEVICES[:1]
+
+
 def _offers(known: Known, wishes: Wishes) -> Iterator[Offer]:
     for offer in known.capabilities.offers:
         if not wishes.precisions or offer.precision in wishes.precisions:
@@ -124,12 +134,14 @@ def _offers(known: Known, wishes: Wishes) -> Iterator[Offer]:
             yield Offer(Precision.AS_IS, recipe)
 
 
-def settings_for(known: Known, wishes: Wishes) -> Iterator[Settings]:
-    """All settings to try with one backend."""
-    options = wishes.options.get(known.name, {})
+def settings_for(known: Known, wishes: Wishes, *, built: bool = True) -> Iterator[Settings]:
+    """All settings to try with one backend. built: whether we build the engine, by our options."""
+    own = known.capabilities.build_options
+    given = wishes.options.get(known.name, {})
+    options = {name: values for name, values in given.items() if built or name not in own}
     for chosen in product(*options.values()):
         pairs = tuple(zip(options, chosen, strict=True))
-        build = tuple(pair for pair in pairs if pair[0] in known.capabilities.build_options)
+        build = tuple(pair for pair in pairs if pair[0] in own)
         pairs = tuple(pair for pair in pairs if pair not in build)
         if wishes.scenario is Scenario.LATENCY:
             for threads in _threads(known, wishes, wishes.cores):

@@ -268,7 +268,7 @@ def wishes_of(config: SweepConfig, host: Host) -> Wishes:
     tried = config.candidates
     return Wishes(
         scenario=Scenario.THROUGHPUT if config.objective == "throughput" else Scenario.LATENCY,
-        devices=tried.devices or ("cpu",),
+        devices=tried.devices,
         cores=cores_of(host),
         precisions=tuple(Precision(each) for each in config.precisions),
         threads=tried.threads,

@@ -337,7 +337,8 @@ def _certainty(
     parts = []
     if len(tied) > 1:
         names = ", ".join(analysis.name(s) for s in tied if s is not choice)
-        energy = "less energy, then for " if choice.energy and choice.energy.claimed else ""
+        known = all(each.energy and each.energy.claimed for each in tied)
+        energy = "less energy, then for " if known else ""
         why = f"chosen for less memory, then for {energy}the higher precision"
         parts.append(f"tied with {names}; {why}")
     timed = objective in ("latency", "throughput") and compared is not None

@@ -51,7 +51,6 @@ ENERGY_NS = 12_000_000_000
 """Of a metered stretch: 10 s, and 100 steps of a counter that moves every 100 ms, and the ends."""
 REST_S = 3.0
 """Of the device's power with the engine open and nothing running, before that."""
-MOST_METERED = MOST_FINALISTS + 1
 MOST_SUSTAINED = 4
 PARTS = 10
 """Of a sustained stretch: enough to see a trend, and long enough to be compared."""
@@ -272,8 +271,10 @@ class Rounds:
         """Launch the best, those tied with it and the baseline alone, with the GPU's meter read."""
         if not self._asked.tail_cap_s:
             return
-        best = [each.summary for each in self._decision().placed("choice", "tied")]
-        wanted = self._among([*best[:MOST_FINALISTS], self._analysis().baseline], MOST_METERED)
+        decided = self._decision()
+        tied = [each.summary for each in decided.placed("choice", "tied")]
+        best = self._among([decided.choice, *tied], MOST_FINALISTS)
+        wanted = {**best, **self._among([self._analysis().baseline], 1)}
         done = {each.candidate for each in self._results().launches if each.phase == "energy"}
         chosen = {
             name: each

@@ -19,8 +19,8 @@ import sys
 import tempfile
 import traceback
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -188,7 +188,7 @@ class Worker:
         backend = load(job.backend)
         feed = first_feed(job)
         for modules in backend.capabilities.modules:
-            importlib.import_module(first_there(modules))
+            import_first(modules, dict(job.settings.build).values())
         watched = job.gpu is not None and nvml.start()
         process.reset_peak()
         import_only = process.peak_rss_bytes()
@@ -384,11 +384,18 @@ def load(location: jobs.Location) -> Backend:
     return cast("Backend", getattr(module, location.attribute))
 
 
-def first_there(modules: str) -> str:
-    """The first importable of ``a|b``, or else the last, whose import says what is wrong."""
-    names = modules.split("|")
-    there = [name for name in names[:-1] if importlib.util.find_spec(name) is not None]
-    return there[0] if there else names[-1]
+def import_first(modules: str, chosen: Collection[str] = ()) -> str:
+    """Import one of ``a|b``: the one that was chosen, or else the first that works; its name.
+
+    What the last of them raises says what is wrong.
+    """
+    names = [name for name in modules.split("|") if name in chosen] or modules.split("|")
+    for name in names[:-1]:
+        with suppress(Exception):  # a broken installation raises anything
+            importlib.import_module(name)
+            return name
+    importlib.import_module(names[-1])
+    return names[-1]
 
 
 def versions(backend: Backend) -> tuple[tuple[str, str], ...]:

@@ -50,6 +50,34 @@ def test_what_can_run_is_planned_and_the_rest_has_reasons():
     assert plan.baseline == plan.candidates[0].id
 
 
+def test_where_no_device_is_named_each_backend_takes_the_cpu_and_the_first_gpu_that_it_finds():
+    def having(*ids: str):
+        probe = Probe("b", devices=tuple(Device(each, each, (FP32,)) for each in ids))
+        return replace(known("b"), probe=probe)
+
+    def planned(*ids: str):
+        plan = make_plan([having(*ids)], wishes(devices=(), precisions=(FP32,)), FREE)
+        assert not plan.skips
+        return [each.device for each in plan.candidates]
+
+    assert planned("cpu", "npu") == ["cpu"]
+    assert planned("cpu", "gpu:0", "gpu:1") == ["cpu", "gpu:0"]
+    assert planned("gpu:0") == ["gpu:0"]
+
+
+def test_an_engine_as_it_is_has_no_options_of_a_build_that_was_not_ours():
+    able = replace(known().capabilities, build_options=("level",), engine_formats=("engine",))
+    options = {"a": {"level": ("1", "5"), "graph": ("on", "off")}}
+    wish = wishes(options=options, engines={"my.engine": "/there/my.engine"}, precisions=(FP32,))
+    plan = make_plan([replace(known(), capabilities=able)], wish, FREE)
+    mine = [each.settings for each in plan.candidates if each.precision is Precision.AS_IS]
+    assert [(each.build, each.options) for each in mine] == [
+        ((), (("graph", "on"),)),
+        ((), (("graph", "off"),)),
+    ]
+    assert len(plan.candidates) == 4 + 2
+
+
 @pytest.mark.parametrize(
     ("backend", "wish", "inputs", "samples", "status", "words"),
     [

@@ -11,7 +11,20 @@ import pytest
 from harness.datasets import resolve
 from harness.jobs import Location, OpenJob, Samples, WarmJob
 from harness.types import Engine, Scenario, Settings, TensorSpec
-from harness.worker import Launch, Worker, first_feed
+from harness.worker import Launch, Worker, first_feed, import_first
+
+
+def test_of_two_runtimes_the_chosen_one_is_imported_or_else_the_first_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_one.py").write_text("raise OSError('libnvinfer.so.10')")
+    for name in ("sound_one", "sound_two"):
+        (tmp_path / f"{name}.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert import_first("broken_one|sound_one|sound_two") == "sound_one"
+    assert import_first("sound_one|sound_two", ["sound_two"]) == "sound_two"
+    with pytest.raises(OSError, match="libnvinfer"):
+        import_first("broken_one|sound_one", ["broken_one"])
 
 
 @pytest.mark.parametrize("lengths", [(5, 50), (5, 5)])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from backends.trt.about import About
-from backends.trt.library import INSTALL, find
+from backends.trt.library import INSTALL, beside, find
 from backends.trt.options import OPTIONS
 from harness.backend import API_VERSION, BuildRequest, Capabilities, Offer
 from harness.errors import BackendError, UnsupportedError
@@ -65,7 +66,8 @@ class TensorRt:
             return Probe(self.name, problem=f"TensorRT doesn't start: {error}")
         from backends.trt.gpu import probe
 
-        return probe(self.name, library)
+        found = probe(self.name, library)
+        return replace(found, versions=(*found.versions, *beside(library)))
 
     def build(self, request: BuildRequest, workdir: str) -> Engine:
         """Make an engine; see :mod:`backends.trt.build`."""

@@ -26,7 +26,7 @@ def adopted(request: BuildRequest, folder: Path) -> Engine:
         return engine_of(folder, (told,))
     with (folder / ENGINE).open("rb") as stream:
         version = _plan_version(stream.read(_VERSION_AT + 4))
-    library = parse(request.options).library or _library_of(version)
+    library = _library_of(version) or parse(request.options).library
     About(library=library, version=version, precision=Precision.AS_IS).write(folder)
     made = f"made by {library} {version}" if version else "of an unknown version of TensorRT"
     return engine_of(folder, (f"an engine of the user's, {made}",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -66,6 +67,21 @@ def find(name: Optional[str] = None) -> Library:
     raise UnavailableError(
         "neither tensorrt nor tensorrt_rtx is installed", INSTALL["tensorrt_rtx"]
     )
+
+
+def beside(library: Library) -> tuple[tuple[str, str], ...]:
+    """The packages of the other TensorRT, which a build may choose, with their versions."""
+    (other,) = (name for name in NAMES if name != library.name)
+    names = (other, *(f"{other}_{cuda}" for cuda in ("cu11", "cu12", "cu13")))
+    found = ((name, _package(name)) for name in names)
+    return tuple((name, version) for name, version in found if version is not None)
+
+
+def _package(name: str) -> Optional[str]:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def version_of(text: str) -> tuple[int, int]:
