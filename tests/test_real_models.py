@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from harness import registry
+from harness.analysis import engine_key
 from harness.record import AccuracyRecord
 from harness.store import Results, read
 from harness.types import Precision, Status
@@ -159,7 +160,7 @@ class TestSweep:
         results = swept.results
         judged = {each.candidate: each for each in results.accuracies}
         launched = {each.candidate: each for each in results.launches if not each.control}
-        built = {(b.backend, b.precision, b.recipe, b.device): b for b in results.builds}
+        built = {engine_key(each): each for each in results.builds}
         for candidate in results.run.candidates:
             outcomes = [
                 built.get(candidate.engine_key),
