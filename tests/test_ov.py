@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -350,6 +351,30 @@ def test_names_are_the_models_even_when_outputs_share_a_tensor(tmp_path: Path) -
         feed = random_feed(session.inputs, 2, seed)
         want = reference(source, feed)
         assert all(np.array_equal(got, want[key]) for key, got in infer(session, feed).items())
+
+
+def test_outputs_of_one_tensor_keep_names_of_their_own(tmp_path: Path) -> None:
+    import openvino
+    from openvino import opset13 as ops
+
+    x = ops.parameter([1, 4], np.float32, name="Parameter_7")
+    x.output(0).set_names({"alias:0", "x"})
+    both = ops.relu(x)
+    both.output(0).set_names({"activation"})
+    results = [ops.result(both, name=name) for name in ("first", "second")]
+    openvino.save_model(openvino.Model(results, [x], "m"), str(tmp_path / "net.xml"))
+    engine = as_is(tmp_path / "net.xml", tmp_path / "engine")
+    session = BACKEND.open(engine, "cpu", Settings())
+    assert [spec.name for spec in session.inputs] == ["x"]
+    feed = random_feed(session.inputs, 1)
+    got = infer(session, feed)
+    script = tmp_path / "engine" / "deploy.py"
+    script.write_text(BACKEND.deploy_code(engine, "cpu", Settings()))
+    deployed = runpy.run_path(str(script))
+    by_script = deployed["infer"](deployed["load"](), feed)
+    assert set(got) == set(by_script) == {"first", "second"}
+    for outputs in (got, by_script):
+        assert all(np.array_equal(each, np.maximum(feed["x"], 0)) for each in outputs.values())
 
 
 def test_a_model_that_takes_only_another_batch_stays_open(tmp_path: Path) -> None:

@@ -222,11 +222,14 @@ class Session:
         return self.requests[pinned]
 
 
-def name_of(port):
-    """The name that the ONNX model has for an input or output."""
-    name = port.get_node().get_friendly_name().rsplit("/sink_port_", 1)[0]
-    names = port.get_names()
-    return name if not names or name in names else min(names)
+def names_of(ports):
+    """The names that the ONNX model has for its inputs or outputs."""
+    nodes = [port.get_node().get_friendly_name().rsplit("/sink_port_", 1)[0] for port in ports]
+    found = [
+        node if node in names or not names else min(names, key=lambda name: (":" in name, name))
+        for node, names in zip(nodes, (port.get_names() for port in ports))
+    ]
+    return [node if found.count(name) > 1 else name for node, name in zip(nodes, found)]
 
 
 def load():
@@ -236,7 +239,7 @@ def load():
 def infer(session, feed):
     """One inference: arrays by input name -> arrays by output name."""
     request = session.request(feed)
-    ports = {name_of(port): index for index, port in enumerate(request.model_inputs)}
+    ports = {name: index for index, name in enumerate(names_of(request.model_inputs))}
     if set(feed) != set(ports):
         raise ValueError(f"the model takes {sorted(ports)}, not {sorted(feed)}")
     for name, array in feed.items():
@@ -248,8 +251,8 @@ def infer(session, feed):
         tensor.data[...] = array
     request.infer(share_outputs=True)
     return {
-        name_of(port): np.array(request.get_output_tensor(index).data)
-        for index, port in enumerate(request.model_outputs)
+        name: np.array(request.get_output_tensor(index).data)
+        for index, name in enumerate(names_of(request.model_outputs))
     }
 '''
 

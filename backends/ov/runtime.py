@@ -141,35 +141,36 @@ def specs(ports: Sequence[Any]) -> tuple[TensorSpec, ...]:
     Raises:
         UnsupportedError: an element type that numpy has not.
     """
-    return tuple(
-        TensorSpec(port_name(port), _dtype(port), tuple(_dim(dim) for dim in port.partial_shape))
-        if port.partial_shape.rank.is_static
-        else _no_rank(port)
-        for port in ports
-    )
+    return tuple(_spec(port, name) for port, name in zip(ports, port_names(ports)))
 
 
-def port_name(port: Any) -> str:
-    """The ONNX name. A port may carry several; its node's is the one that the model declares.
+def _spec(port: Any, name: str) -> TensorSpec:
+    if port.partial_shape.rank.is_dynamic:
+        raise UnsupportedError(f"{name}: has no fixed number of axes")
+    return TensorSpec(name, _dtype(port, name), tuple(_dim(dim) for dim in port.partial_shape))
 
-    Where a model came from elsewhere its nodes are ``Result_12``, and its tensors have the names.
+
+def port_names(ports: Sequence[Any]) -> list[str]:
+    """The ONNX names. A port may carry several; its node's is the one that the model declares.
+
+    Where a model came from elsewhere its nodes are ``Result_12``, and its tensors have the names,
+    plain ones beside such as ``name:0``. Outputs of one tensor share these: then the nodes' count.
     """
-    name = str(port.get_node().get_friendly_name()).rsplit("/sink_port_", 1)[0]
-    names = port.get_names()
-    return name if not names or name in names else str(min(names))
+    nodes = [str(p.get_node().get_friendly_name()).rsplit("/sink_port_", 1)[0] for p in ports]
+    found = [
+        node if node in names or not names else str(min(names, key=lambda n: (":" in n, n)))
+        for node, names in zip(nodes, (port.get_names() for port in ports))
+    ]
+    return [node if found.count(name) > 1 else name for node, name in zip(nodes, found)]
 
 
 def _dim(dim: Any) -> Optional[int]:
     return int(dim.get_length()) if dim.is_static else None
 
 
-def _dtype(port: Any) -> str:
-    kind = port.get_element_type()
-    name = kind.get_type_name()
-    if name in ("bf16", "string", "dynamic") or "4" in re.sub("64", "", name):
-        raise UnsupportedError(f"{port_name(port)}: numpy has no counterpart of {name}")
-    return str(kind.to_dtype().name)
-
-
-def _no_rank(port: Any) -> TensorSpec:
-    raise UnsupportedError(f"{port_name(port)}: has no fixed number of axes")
+def _dtype(port: Any, name: str) -> str:
+    element = port.get_element_type()
+    kind = element.get_type_name()
+    if kind in ("bf16", "string", "dynamic") or "4" in re.sub("64", "", kind):
+        raise UnsupportedError(f"{name}: numpy has no counterpart of {kind}")
+    return str(element.to_dtype().name)
