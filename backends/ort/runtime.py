@@ -71,6 +71,7 @@ _SIGNS: tuple[tuple[str, type[BackendError], str, Optional[str]], ...] = (
         (
             r"Failed to allocate memory|bad_alloc|out of ?memory|ALLOC_FAILED"
             r"|cudaErrorMemoryAllocation"
+            r"|Available memory of \d+ is smaller than requested bytes"
         ),
         OutOfMemoryError,
         "",
@@ -79,7 +80,8 @@ _SIGNS: tuple[tuple[str, type[BackendError], str, Optional[str]], ...] = (
     (
         (
             r"libcuda\.so|no CUDA-capable device|driver version is insufficient"
-            r"|CUDA failure (35|100)\b|initialization failure with error: (35|100)\b"
+            r"|CUDA failure (35|100|222|803)\b"
+            r"|initialization failure with error: (35|100|222|803)\b"
         ),
         UnavailableError,
         "{device}: ",
@@ -87,7 +89,8 @@ _SIGNS: tuple[tuple[str, type[BackendError], str, Optional[str]], ...] = (
     ),
     (
         (
-            r"Failed to create \w+ExecutionProvider|invalid device ordinal|CUDA failure 101\b"
+            r"Failed to create \w+ExecutionProvider|invalid device ordinal"
+            r"|CUDA failure (46|101|209)\b|only supports RTX devices"
             r"|Please install TensorRT libraries"
             r"|Error loading .*providers|LoadLibrary failed|Failed to load library"
             r"|does not support GPU with Compute Capability"
@@ -95,6 +98,18 @@ _SIGNS: tuple[tuple[str, type[BackendError], str, Optional[str]], ...] = (
         UnavailableError,
         "{device}: ",
         "enginepick devices",
+    ),
+    (
+        r"The requested API version \[\d+\] is not available",
+        UnavailableError,
+        "{device}: onnxruntime is older than the plug-in wants: ",
+        "pip install --upgrade onnxruntime",
+    ),
+    (
+        "cannot use the graph capture feature",
+        UnsupportedError,
+        "",
+        "set the option cuda-graph=off",
     ),
     (FALLBACK, UnsupportedError, "{device} can't run every node of this model: ", LET_THEM),
     (
