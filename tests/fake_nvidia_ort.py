@@ -116,7 +116,7 @@ class Session:
                 os.write(
                     2, f"[E:ort] Failed to load library with error: {host.broken[name]}\n".encode()
                 )
-        self.host, self.options, self.asked = host, options, asked
+        self.host, self.model, self.options, self.asked = host, model, options, asked
         self.taken = [name for name, _ in asked if name not in host.broken]
         self.real = real.InferenceSession(model, options.real(), providers=[CPU])
         self.graph: Any = None
@@ -126,6 +126,10 @@ class Session:
             raise real.capi.onnxruntime_pybind11_state.Fail(REFUSED)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "get_provider_graph_assignment_info":
+            if not self.host.assigns:
+                raise AttributeError(name)
+            return self._assignment_info
         return getattr(self.real, name)
 
     def get_providers(self) -> list[str]:
@@ -141,7 +145,7 @@ class Session:
                 found.append((able[0] if able else CPU, node, node.op_type in self.host.inside))
         return found
 
-    def get_provider_graph_assignment_info(self) -> list[Any]:
+    def _assignment_info(self) -> list[Any]:
         assert self.options.entries.get("session.record_ep_graph_assignment_info") == "1"
         return [
             SimpleNamespace(ep_name=who, get_nodes=lambda node=node: [node])
@@ -165,7 +169,8 @@ class FakeOrt:
     """The module. broken: providers whose library lacks one. lacks: operators per provider.
 
     inside: operators that stand for nodes inside of branches, which the runtime's own check
-    leaves out. gpus: how many the plug-in lists.
+    leaves out. gpus: how many the plug-in lists. assigns: whether sessions tell who has the nodes,
+    as they do since 1.24.1; of ``.ort`` files the real one lists none, and neither does this.
     """
 
     builtin: list[str]
@@ -173,6 +178,7 @@ class FakeOrt:
     lacks: dict[str, set[str]] = field(default_factory=dict)
     inside: set[str] = field(default_factory=set)
     gpus: int = 1
+    assigns: bool = True
     severity: int = 4
     sessions: list[Session] = field(default_factory=list)
     registered: dict[str, str] = field(default_factory=dict)

@@ -17,8 +17,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import backends.ort as adapter
-from backends.ort import BACKEND, executed, graph, openings, runtime
+from backends.ort import BACKEND, executed, graph, openings, providers, runtime
 from backends.ort.session import OrtDeviceSession, OrtSession, aligned
 from harness import testing_models as models
 from harness import variants
@@ -559,6 +558,22 @@ def test_a_users_engine_computes_what_onnx_runtime_by_hand_does(
     np.testing.assert_array_equal(np.load(script.with_name("got.npy")), by_hand[0])
 
 
+@pytest.mark.parametrize("fallback", ["off", "on"])
+@pytest.mark.parametrize("suffix", [".ort", ".onnx"])
+def test_what_the_cpu_runs_for_another_device_is_refused_in_both_formats(
+    suffix: str, fallback: str, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Azure's provider takes none of these nodes; of a .ort file the runtime lets all pass."""
+    azure = "AzureExecutionProvider"
+    if azure not in onnxruntime.get_available_providers():
+        pytest.skip(f"no {azure}")
+    monkeypatch.setitem(providers.PROVIDERS, "npu", (azure,))
+    built = as_is(own.with_suffix(suffix), tmp_path / "engine")
+    settings = Settings(threads=1, options=(("cpu-fallback", fallback),))
+    with pytest.raises(UnsupportedError, match="verified" if suffix == ".ort" else "CPU"):
+        BACKEND.open(built, "npu", settings)
+
+
 def test_a_users_onnx_brings_the_files_that_it_names(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
 
@@ -728,7 +743,7 @@ def test_texts_that_other_devices_give(text: str, kind: type[Exception]) -> None
 
 
 def test_the_tiny_model_is_valid() -> None:
-    proto = onnx.load_from_string(adapter._TINY_MODEL)
+    proto = onnx.load_from_string(openings.TINY_MODEL)
     onnx.checker.check_model(proto, full_check=True)
     assert [node.op_type for node in proto.graph.node] == ["Add"]
 

@@ -115,7 +115,9 @@ def test_the_providers_get_what_their_documentation_names() -> None:
     cuda = options_of("cuda", cuda_graph="on")
     graph = {"device_id": "1", "use_tf32": "0", "enable_cuda_graph": "1"}
     assert cuda.providers == [(CUDA, graph)]
-    assert cuda.environment == ()
+    assert cuda.environment == (("NVIDIA_TF32_OVERRIDE", "0"),)
+    assert options_of("cuda", tf32="on").environment == (("NVIDIA_TF32_OVERRIDE", None),)
+    assert options_of("cuda", tf32="on").provider_options[-1] == ("use_tf32", "1")
     trt = options_of("tensorrt")
     rest = (CUDA, {"device_id": "1", "use_tf32": "0"})
     assert trt.providers == [(TENSORRT, {"device_id": "1"}), rest]
@@ -188,6 +190,24 @@ def test_of_providers_one_whose_library_is_missing_is_passed_over(
     assert fake.severity == runtime.QUIET
 
 
+def test_passing_over_a_provider_loads_the_model_once_and_looks_for_plug_ins_once(
+    pretend: Any, two: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = pretend(broken={CUDA: "libcudnn.so.9"})
+    asked = []
+
+    def looked(module: str) -> None:
+        asked.append(module)
+
+    monkeypatch.setattr(importlib.util, "find_spec", looked)
+    opened(two)
+    assert asked == ["no_such_module"]
+    whole = [session.asked[0][0] for session in fake.sessions if session.model == two.path]
+    assert whole == [CUDA, TENSORRT]
+    BACKEND.open(two, "cpu", Settings(threads=1)).close()
+    assert len(asked) == 1
+
+
 def test_what_the_runtime_logs_while_it_drops_a_provider_reaches_no_terminal(
     pretend: Any, two: Engine, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,11 +224,12 @@ def test_where_no_provider_works_the_preferred_one_says_why(pretend: Any, two: E
         opened(two)
 
 
-def test_tf32_is_what_was_asked_for_last(pretend: Any, two: Engine) -> None:
-    """A trial or an earlier session may have forbidden it in this process."""
-    pretend(broken={CUDA: "libcudnn.so.9"})
+@pytest.mark.parametrize("choice", ["cuda", "tensorrt"])
+def test_tf32_is_what_was_asked_for_last(pretend: Any, two: Engine, choice: str) -> None:
+    """A trial, an earlier session or the user's shell may have forbidden it in this process."""
+    pretend()
     for tf32, value in (("off", "0"), ("on", None)):
-        found = opened(two, tf32=tf32).executed
+        found = opened(two, provider=choice, tf32=tf32).executed
         assert os.environ.get("NVIDIA_TF32_OVERRIDE") == value
         assert found is not None
         assert f"NVIDIA_TF32_OVERRIDE={value or 'unset'}" in found.detail
@@ -341,6 +362,32 @@ def test_q_dq_on_cuda_is_told_to_be_floating_point(pretend: Any, tmp_path: Path)
         opened(engine, provider="tensorrt")
 
 
+def test_where_the_nodes_of_an_ort_file_run_can_not_be_verified(
+    pretend: Any, two: Engine, tmp_path: Path
+) -> None:
+    """The runtime's own check passes them, and it lists none of them."""
+    own = tmp_path / "net.ort"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(own)
+    onnxruntime.InferenceSession(two.path, options, providers=[CPU])
+    pretend([CUDA, CPU], lacks={CUDA: {"MatMul", "Gemm"}})
+    for fallback in ("off", "on"):
+        with pytest.raises(UnsupportedError, match="can't be verified") as caught:
+            opened(Engine(str(own), (own.name,), 1), cpu_fallback=fallback)
+        assert ".onnx" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("choice", ["cuda", "tensorrt", "tensorrt-rtx"])
+def test_a_runtime_that_does_not_tell_where_nodes_run_is_too_old(
+    pretend: Any, two: Engine, choice: str
+) -> None:
+    pretend(plugin=True, assigns=False)
+    with pytest.raises(UnavailableError, match="can't be verified") as caught:
+        opened(two, provider=choice)
+    assert "1.24.1" in str(caught.value.fix)
+
+
 # -- bind, run, fetch ----------------------------------------------------------------------------
 
 
@@ -351,6 +398,9 @@ def test_shapes_may_change_with_and_without_a_graph(
 ) -> None:
     fake = pretend(plugin=True)
     session = opened(two, provider=choice, cuda_graph=graph)
+    found = session.executed
+    assert found is not None
+    assert ("a CUDA graph was asked for" in found.detail) == (graph == "on")
     before = len(fake.sessions)
     for seed, batch in enumerate((1, 1, 3, 3, 1)):
         assert_right(two, session, batch, seed)
@@ -447,7 +497,42 @@ def test_memory_that_the_gpu_refuses_is_out_of_memory(
         ("CUDA initialization failure with error: 35", UnavailableError, "nvidia-smi"),
         ("libcuda.so.1: cannot open shared object file", UnavailableError, "nvidia-smi"),
         ("NvTensorRTRTX EP does not support GPU with Compute Capability 7.5", UnavailableError, ""),
+        (
+            (
+                "[NvTensorRTRTX EP] The execution provider only supports RTX devices with compute"
+                " capabilities 7.5 and later"
+            ),
+            UnavailableError,
+            "enginepick devices",
+        ),
+        *((f"CUDA failure {n}: x ; GPU=0", UnavailableError, "nvidia-smi") for n in (222, 803)),
+        *((f"CUDA failure {n}: x ; GPU=0", UnavailableError, "devices") for n in (46, 209)),
+        ("CUDA initialization failure with error: 803", UnavailableError, "nvidia-smi"),
         ("Cuda Runtime (out of memory)", OutOfMemoryError, None),
+        (
+            (
+                "BFCArena::AllocateRawInternal(size_t) Available memory of 64 is smaller than"
+                " requested bytes of 256"
+            ),
+            OutOfMemoryError,
+            None,
+        ),
+        (
+            (
+                "This session cannot use the graph capture feature as requested by the user as the"
+                " model has control flow nodes which can't be supported by CUDAExecutionProvider"
+            ),
+            UnsupportedError,
+            "cuda-graph=off",
+        ),
+        (
+            (
+                "The requested API version [28] is not available, only API versions [1, 26] are"
+                " supported in this build. Current ORT Version is: 1.26.0"
+            ),
+            UnavailableError,
+            "--upgrade onnxruntime",
+        ),
         ("QuantizeLinear: Non-zero zero point is not supported", UnsupportedError, None),
     ],
 )
@@ -485,7 +570,7 @@ def test_the_script_opens_and_computes_as_the_session_does(
     }
     for name in ("graph_optimization_level", "intra_op_num_threads", "inter_op_num_threads"):
         assert getattr(by_script.options, name) == getattr(by_session.options, name)
-    assert ("NVIDIA_TF32_OVERRIDE" in os.environ) == (choice != "cuda")
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
     for seed, batch in enumerate((1, 1, 2, 1)):
         feed = models.random_feed(session.inputs, batch, seed)
         got = deployed["infer"](runner, feed)

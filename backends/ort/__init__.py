@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from backends.ort import deploy, executed, graph
 from backends.ort.cuda import OrtCudaSession
-from backends.ort.openings import Opening, opening
+from backends.ort.openings import TINY_MODEL, Opening, opening
 from backends.ort.providers import (
     CHOICES,
     COMPILING,
@@ -30,12 +30,6 @@ FP32, FP16 = Precision.FP32, Precision.FP16
 INT8, INT8_DYNAMIC = Precision.INT8, Precision.INT8_DYNAMIC
 
 _MOST_DEVICES = 16
-
-# x + x, as onnx.helper makes it: IR 7, opset 13, float[1]. There is no onnx package in a worker.
-_TINY_MODEL = (
-    b'\x08\x07:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12'
-    b"\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
-)
 
 
 class OnnxRuntime:
@@ -134,15 +128,12 @@ class OnnxRuntime:
     def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
         """The script, with the provider and the options that fit what is installed here."""
         runtime = import_runtime()
-        found = _possible(runtime, device, settings)
+        installed = available(runtime, device)
+        found = possible(device, dict(settings.options).get("provider"), installed)
         tried = found if len(found) > 1 else ()
-        usable = (name for name in tried if _trial(runtime, device, name) is None)
-        how = _opening(runtime, device, settings, next(usable, found[0]))
+        usable = (name for name in tried if _trial(runtime, device, name, installed) is None)
+        how = _opening(runtime, device, settings, next(usable, found[0]), installed)
         return deploy.script(how, Path(engine.path).name)
-
-
-def _possible(runtime: Any, device: str, settings: Settings) -> tuple[str, ...]:
-    return possible(device, dict(settings.options).get("provider"), available(runtime))
 
 
 def _opened(runtime: Any, path: str, device: str, settings: Settings) -> tuple[Opening, Any]:
@@ -150,25 +141,28 @@ def _opened(runtime: Any, path: str, device: str, settings: Settings) -> tuple[O
 
     No trial comes before, since it would count as time and memory of opening.
     """
-    problems = []
-    for provider in _possible(runtime, device, settings):
-        how = _opening(runtime, device, settings, provider)
+    installed = available(runtime, device)
+    failed = []
+    for provider in possible(device, dict(settings.options).get("provider"), installed):
+        how = _opening(runtime, device, settings, provider, installed)
         try:
             return how, how.session(runtime, path)
-        except UnavailableError as problem:
-            problems.append(problem)
-    raise problems[0]
+        except UnavailableError as error:
+            failed.append((how, error))
+    how, problem = failed[0]
+    raise how.explained(runtime, problem) from problem
 
 
-def _opening(runtime: Any, device: str, settings: Settings, provider: str) -> Opening:
-    version = version_of(runtime.__version__)
-    return opening(device, settings, available(runtime), version, provider)
+def _opening(
+    runtime: Any, device: str, settings: Settings, provider: str, installed: tuple[str, ...]
+) -> Opening:
+    return opening(device, settings, installed, version_of(runtime.__version__), provider)
 
 
 def _devices(runtime: Any) -> list[Device]:
     """Every device of the kinds of :data:`PROVIDERS` that runs the tiny model."""
     installed = available(runtime)
-    problem = _trial(runtime, "cpu", CPU)
+    problem = _trial(runtime, "cpu", CPU, installed)
     if problem is not None:
         raise UnavailableError(f"onnxruntime can't run on the CPU: {problem}", INSTALL)
     devices = [Device("cpu", processor_name(), _cpu_precisions())]
@@ -181,7 +175,7 @@ def _devices(runtime: Any) -> list[Device]:
             usable = tuple(
                 name
                 for name in providers
-                if name in installed and _trial(runtime, device, name) is None
+                if name in installed and _trial(runtime, device, name, installed) is None
             )
             if not usable:
                 break
@@ -189,13 +183,13 @@ def _devices(runtime: Any) -> list[Device]:
     return devices
 
 
-def _trial(runtime: Any, device: str, provider: str) -> Optional[str]:
+def _trial(runtime: Any, device: str, provider: str, installed: tuple[str, ...]) -> Optional[str]:
     """Why the device can't run the tiny model with a provider, or None when it did."""
     import numpy as np
 
     try:
-        how = _opening(runtime, device, Settings(threads=1), provider)
-        session = how.session(runtime, _TINY_MODEL)
+        how = _opening(runtime, device, Settings(threads=1), provider, installed)
+        session = how.session(runtime, TINY_MODEL)
         (got,) = session.run(None, {"x": np.ones(1, np.float32)})
     except Exception as fault:  # noqa: BLE001 - any fault at all means that it isn't usable
         return str(fault)

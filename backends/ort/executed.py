@@ -107,11 +107,11 @@ def _caveats(graph: Optional[Graph], opening: Opening) -> Iterator[str]:
             f"{opening.provider} compiles its nodes and doesn't tell their precisions: its networks"
             " are strongly typed, so they are those of the model file"
         )
-        yield from (f"{name}={value or 'unset'}" for name, value in opening.environment)
+    yield from (f"{name}={value or 'unset'}" for name, value in opening.environment)
     if opening.provider == CUDA and graph and any(n.op == "QuantizeLinear" for n in graph.nodes):
         yield "CUDA runs Q/DQ models in floating point; provider=tensorrt has kernels for int8"
     if opening.cuda_graph:
-        yield "replayed as a CUDA graph"
+        yield "a CUDA graph was asked for"
 
 
 def _shares(counts: Counter[str]) -> tuple[Share, ...]:

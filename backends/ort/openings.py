@@ -15,7 +15,6 @@ from typing import Any, Optional, Union
 from backends.ort.operators import PRODUCTS, QDQ
 from backends.ort.providers import (
     CHOICES,
-    COMPILING,
     CPU,
     CUDA,
     DRIVER,
@@ -45,7 +44,10 @@ OPTIONS = {
     "cpu-fallback": "on or off: may nodes that another device lacks run on the CPU (default: off)",
     "tf32": "on or off: may an NVIDIA GPU round float32 products to TF32 (default: off)",
     "provider": f"{', '.join(CHOICES)}: what runs it on an NVIDIA GPU (default: the first usable)",
-    "cuda-graph": "on or off: launch an NVIDIA GPU's work as one CUDA graph (default: off)",
+    "cuda-graph": (
+        "on or off: launch an NVIDIA GPU's work as one CUDA graph; then each change of the shapes"
+        " opens the model anew, and the TensorRTs build an engine each time (default: off)"
+    ),
 }
 """The options of ``Settings.options`` that are understood."""
 
@@ -56,6 +58,14 @@ _MOST_NAMES = 5
 _NVIDIA_VENDOR = 0x10DE  # of PCI
 _CONFINED = ("session.disable_cpu_ep_fallback", "1")
 _RECORDED = ("session.record_ep_graph_assignment_info", "1")
+_UPGRADE = "upgrade onnxruntime-gpu, or onnxruntime for a plug-in, to 1.24.1 or later"
+_ASSIGNMENT = "get_provider_graph_assignment_info"  # since 1.24.1
+
+# x + x, as onnx.helper makes it: IR 7, opset 13, float[1]. There is no onnx package in a worker.
+TINY_MODEL = (
+    b'\x08\x07:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12'
+    b"\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
 
 
 @dataclass(frozen=True)
@@ -135,11 +145,9 @@ class Opening:
             known = classified(fault, self.device)
             if FALLBACK in str(fault):
                 known = self._left_over(ort, model) or known
-            elif isinstance(known, UnavailableError) and self.provider in LIBRARIES:
-                known = self._unavailable(ort, model, str(known), known.fix)
             raise known from fault
         session.disable_fallback()
-        problem = self._problem(ort, model, session)
+        problem = self._problem(model, session)
         if problem is not None:
             raise problem
         return session
@@ -165,16 +173,17 @@ class Opening:
             enable_fallback=0,  # else a fault of the provider silently gives the CPU
         )
 
-    def _problem(self, ort: Any, model: Union[str, bytes], session: Any) -> Optional[BackendError]:
+    def _problem(self, model: Union[str, bytes], session: Any) -> Optional[BackendError]:
         """Whether the provider isn't there, or runs nothing much, or the CPU what it may not.
 
-        The runtime's own check leaves out the nodes inside of branches and loops.
+        The runtime's own check leaves out the nodes inside of branches and loops, and files in its
+        own format as a whole.
         """
         if self.provider not in session.get_providers():
-            got = ", ".join(session.get_providers())
-            told = f"{self.device}: {self.provider} was asked for, but ONNX Runtime took {got}"
-            return self._unavailable(ort, model, told, "enginepick devices")
+            return self._absent(session)
         nodes = [] if self.provider == CPU else assigned(session)
+        if not nodes and self.provider != CPU:
+            return self._unverified(model, session)
         there = {provider for provider, _ in nodes}
         if self.confined and CPU in there:
             return self._strays(nodes)
@@ -187,14 +196,38 @@ class Opening:
                 )
         return None
 
-    def _unavailable(
-        self, ort: Any, model: Union[str, bytes], told: str, fix: Optional[str]
-    ) -> UnavailableError:
-        """The error with the library that is missing, as the log names it."""
-        why = complaint(ort, lambda: self.create(ort, model, self.options(ort)), QUIET)
-        if not why or DRIVER in why:
-            return UnavailableError(f"{told}: {why}" if why else told, GET_DRIVER if why else fix)
-        return UnavailableError(f"{told}: {why}", LIBRARIES.get(self.provider, fix))
+    def _absent(self, session: Any) -> UnavailableError:
+        got = ", ".join(session.get_providers())
+        return UnavailableError(
+            f"{self.device}: {self.provider} was asked for, but ONNX Runtime took {got}",
+            "enginepick devices",
+        )
+
+    def _unverified(self, model: Union[str, bytes], session: Any) -> Optional[BackendError]:
+        """For a session that lists no nodes: None if the runtime's own check will do."""
+        if hasattr(session, _ASSIGNMENT) or (isinstance(model, str) and model.endswith(".ort")):
+            return UnsupportedError(
+                f"{self.device}: ONNX Runtime lists no nodes of this model: where the nodes of a"
+                " .ort file run can't be verified",
+                "give the .onnx file",
+            )
+        if self.provider in NVIDIA:
+            return UnavailableError(
+                f"{self.device}: this onnxruntime doesn't tell where nodes run, so that can't be"
+                " verified",
+                _UPGRADE,
+            )
+        return None
+
+    def explained(self, ort: Any, problem: UnavailableError) -> UnavailableError:
+        """An error of :meth:`session` with the library that is missing, as the log names it."""
+        if self.provider in PLUGINS:
+            return problem
+        why = complaint(ort, lambda: self.create(ort, TINY_MODEL, self.options(ort)), QUIET)
+        if not why:
+            return problem
+        fix = GET_DRIVER if DRIVER in why else LIBRARIES.get(self.provider, problem.fix)
+        return UnavailableError(f"{problem}: {why}", fix)
 
     def _strays(self, nodes: list[tuple[str, str]]) -> UnsupportedError:
         names = [node for provider, node in nodes if provider == CPU]
@@ -213,10 +246,10 @@ class Opening:
         entries = tuple(entry for entry in self.entries if entry != _CONFINED)
         lax = replace(self, entries=entries)
         with contextlib.suppress(Exception):
-            session = lax.create(ort, model, lax.options(ort))
-            if self.provider not in session.get_providers():
-                return lax._problem(ort, model, session)  # noqa: SLF001 - of its own kind
-            nodes = assigned(session)
+            tiny = lax.create(ort, TINY_MODEL, lax.options(ort))  # another provider may be next
+            if self.provider not in tiny.get_providers():
+                return self._absent(tiny)
+            nodes = assigned(lax.create(ort, model, lax.options(ort)))
             return self._strays(nodes) if nodes else None
         return None
 
@@ -226,7 +259,7 @@ def assigned(session: Any) -> list[tuple[str, str]]:
 
     Known of sessions that were told to record it.
     """
-    ask = getattr(session, "get_provider_graph_assignment_info", None)
+    ask = getattr(session, _ASSIGNMENT, None)
     parts = () if ask is None else ask()
     return [
         (str(part.ep_name), f"{node.op_type} {node.name}".strip())
@@ -277,7 +310,7 @@ def opening(
         threads=settings.threads or 0,
         entries=tuple(entries),
         companions=(with_cuda,) if joined else (),
-        environment=((_TF32, None if tf32 else "0"),) if provider in COMPILING else (),
+        environment=((_TF32, None if tf32 else "0"),) if provider in NVIDIA else (),
     )
 
 

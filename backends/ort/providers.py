@@ -60,12 +60,14 @@ _ERROR = 3  # of the runtime's levels of logging
 _WHY = re.compile(r"Failed to (?:load|create) .*")
 
 
-def available(ort: Any) -> tuple[str, ...]:
-    """What is installed, which proves nothing about this host."""
+def available(ort: Any, device: str = "gpu") -> tuple[str, ...]:
+    """What is installed, which proves nothing about this host; plug-ins only for a GPU."""
     plugins = tuple(
         name
         for name, module in PLUGINS.items()
-        if hasattr(ort, "register_execution_provider_library") and importlib.util.find_spec(module)
+        if device.startswith("gpu")
+        and hasattr(ort, "register_execution_provider_library")
+        and importlib.util.find_spec(module)
     )
     return (*(name for name in ort.get_available_providers() if name not in plugins), *plugins)
 
