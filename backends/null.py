@@ -35,6 +35,7 @@ import numpy as np
 from harness.backend import API_VERSION, BuildRequest, Capabilities, Feed, Offer, Session
 from harness.errors import BackendError, OutOfMemoryError, UnavailableError, UnsupportedError
 from harness.types import (
+    Array,
     Device,
     Engine,
     Executed,
@@ -45,8 +46,6 @@ from harness.types import (
     Share,
     TensorSpec,
 )
-
-Array = np.ndarray[Any, Any]
 
 MEBIBYTE = 1 << 20
 EXCEPTIONS: Mapping[str, type[Exception]] = {

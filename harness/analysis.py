@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -42,9 +41,7 @@ from harness.stats import Interval, geometric_interval
 from harness.store import Results
 from harness.sustained import Sustained, last_stretch, sustained
 from harness.tails import Tail, tail
-from harness.types import Candidate, EngineKey, Executed, Scenario, Status
-
-Array = np.ndarray[Any, Any]
+from harness.types import Array, Candidate, EngineKey, Executed, Scenario, Status
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
@@ -19,8 +18,8 @@ from scipy import optimize, stats
 from harness.datasets import stage_ends
 from harness.evalues import REFUSAL_ALPHA, Watch, shuffled
 from harness.stats import Answer
+from harness.types import Array
 
-Array = np.ndarray[Any, Any]
 Value = Callable[[Array], "float | None"]
 Values = Callable[[Array, Array], Array]
 """(rows [n, width], weights [draws, n]) -> the metric of each draw."""

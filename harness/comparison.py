@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -41,9 +40,7 @@ from harness.stats import (
     verdict,
 )
 from harness.store import Results
-from harness.types import Scenario, Status
-
-Array = np.ndarray[Any, Any]
+from harness.types import Array, Scenario, Status
 
 NOTABLE = 1.05
 """Memory and size that grew by less are the same."""

@@ -26,9 +26,7 @@ import numpy as np
 
 from harness.backend import Feed
 from harness.errors import InputError, Problem, StoreError
-from harness.types import TensorSpec
-
-Array = np.ndarray[Any, Any]
+from harness.types import Array, TensorSpec
 
 LABELS = "labels"
 """The array of a shard that is no input of the model."""

@@ -10,11 +10,11 @@ over a fixed grid. Imported by workers: the standard library of Python 3.9 and n
 from __future__ import annotations
 
 import math
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from harness.types import Array
 
 REFUSAL_ALPHA = 0.005
 CERTIFICATE_ALPHA = 0.05

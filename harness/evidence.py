@@ -14,13 +14,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from harness.stats import Interval, Verdict, geometric_interval, half_widths, verdict
-
-Array = np.ndarray[Any, Any]
+from harness.types import Array
 
 ALPHA = 0.05
 MARGIN = math.log(1.02)

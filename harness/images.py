@@ -20,9 +20,7 @@ import numpy as np
 
 from harness.datasets import LABELS, ShardWriter, suggest
 from harness.errors import InputError, Problem
-from harness.types import TensorSpec
-
-Array = np.ndarray[Any, Any]
+from harness.types import Array, TensorSpec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 LABEL_FILE = "labels.csv"

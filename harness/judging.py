@@ -29,9 +29,8 @@ from harness.record import AccuracyRecord, Agreement, from_json, to_json
 from harness.runner import Entrant, open_job, silently_replaced
 from harness.setup import Setup, ask_parent_side
 from harness.store import Store
-from harness.types import Candidate, Engine, EngineKey, Stage, Status
+from harness.types import Array, Candidate, Engine, EngineKey, Stage, Status
 
-Array = np.ndarray[Any, Any]
 Engines = Mapping[EngineKey, tuple[Engine, str]]
 """By the candidates' engine key: the engine and its address in the cache."""
 

@@ -18,9 +18,7 @@ from harness.errors import UnsupportedError
 from harness.measure.accuracy import OutputFile
 from harness.plan import REFERENCE_BACKEND
 from harness.stateful import Sequences
-from harness.types import Candidate, Precision, Settings
-
-Array = np.ndarray[Any, Any]
+from harness.types import Array, Candidate, Precision, Settings
 
 CHECKED_SAMPLES = 3
 AGREES = 1e-3

@@ -12,9 +12,10 @@ from functools import lru_cache, partial
 import numpy as np
 
 from harness.aggregates import value_of, weighted_values
-from harness.certificates import Array, Drop, anytime_drop, paired_drop
+from harness.certificates import Drop, anytime_drop, paired_drop
 from harness.evalues import COSINE_SCALE, scale_of
 from harness.metrics import is_whole
+from harness.types import Array
 
 
 class _Rows:

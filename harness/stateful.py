@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, TypeVar, Union
+from typing import Optional, TypeVar, Union
 
 import numpy as np
 
@@ -20,9 +20,8 @@ from harness.backend import Feed, Session
 from harness.datasets import LABELS, DataRef, Header, headers, suggest
 from harness.errors import InputError, Problem
 from harness.metrics import Metric, Outputs
-from harness.types import Executed, TensorSpec
+from harness.types import Array, Executed, TensorSpec
 
-Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 
 STEPS = "sequence steps"

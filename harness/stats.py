@@ -9,12 +9,11 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-Array = np.ndarray[Any, Any]
+from harness.types import Array
 
 CONFIDENCE = 0.95
 ENOUGH = 2

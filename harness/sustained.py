@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -19,8 +19,7 @@ from harness.evidence import MARGIN
 from harness.record import LaunchRecord, RoundRecord
 from harness.stats import CONFIDENCE, Interval, Verdict, verdict
 from harness.store import Results
-
-Array = np.ndarray[Any, Any]
+from harness.types import Array
 
 ENDS = 2
 """So many parts at either end are the start and the end."""

@@ -11,15 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from harness.noise import Tier, tier
 from harness.stats import Interval, geometric_interval
-
-Array = np.ndarray[Any, Any]
+from harness.types import Array
 
 ENOUGH_ITERATIONS = 662
 ENOUGH_LAUNCHES = 5

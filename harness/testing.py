@@ -56,7 +56,6 @@ from harness.backend import (
 from harness.errors import BackendError, UnavailableError, UnsupportedError
 from harness.testing_models import (
     MODELS,
-    Array,
     MemoryCalibration,
     conv_model,
     embedding_model,
@@ -66,7 +65,7 @@ from harness.testing_models import (
     random_feed,
     two_inputs_two_outputs_model,
 )
-from harness.types import Engine, Precision, Probe, Settings, ShapeRange, TensorSpec
+from harness.types import Array, Engine, Precision, Probe, Settings, ShapeRange, TensorSpec
 
 __all__ = [
     "MODELS",

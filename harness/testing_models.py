@@ -12,14 +12,12 @@ from typing import Any, Union
 import numpy as np
 
 from harness.backend import Feed
-from harness.types import TensorSpec
+from harness.types import Array, TensorSpec
 
 OPSET = 17
 IR_VERSION = 8  # what opset 17 came with: old runtimes refuse a newer one
 VOCABULARY = 50
 """Integer inputs are indices below this."""
-
-Array = np.ndarray[Any, Any]
 
 
 def conv_model(seed: int = 0) -> Any:

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+else:
+    Array = Any  # numpy before 1.22 (a Jetson's) can't be subscripted
 
 EngineKey = tuple[str, str, str, str, tuple[tuple[str, str], ...]]
 """Backend, precision, recipe, device and the options of the build."""

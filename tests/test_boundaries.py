@@ -204,3 +204,16 @@ def test_the_layers_hold() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_numpy_arrays_have_no_parameters_at_run_time() -> None:
+    """``np.ndarray[...]`` outside of annotations needs numpy 1.22; a Jetson's Python has 1.21."""
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in [*(ROOT / "harness").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign)
+        for each in ast.walk(node.value)
+        if isinstance(each, ast.Subscript) and ast.unparse(each.value).endswith("ndarray")
+    ]
+    assert not found

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.aggregates import value_of
-from harness.certificates import Array, anytime_drop, binary_drop
+from harness.certificates import anytime_drop, binary_drop
 from harness.scoring import drop_between
 from harness.stats import Answer
+from harness.types import Array
 
 
 def column(scores: Array) -> Array:

@@ -13,9 +13,9 @@ import numpy as np
 
 from backends.ort.openings import Opening
 from backends.ort.runtime import classified
-from backends.ort.session import Array, OrtSession, preallocated, symbols
+from backends.ort.session import OrtSession, preallocated, symbols
 from harness.errors import UnsupportedError
-from harness.types import Executed
+from harness.types import Array, Executed
 
 
 class OrtCudaSession(OrtSession):

@@ -17,9 +17,7 @@ from backends.ort.openings import Opening
 from backends.ort.runtime import classified, specs
 from harness.backend import Feed
 from harness.errors import UnsupportedError
-from harness.types import Executed, TensorSpec
-
-Array = np.ndarray[Any, Any]
+from harness.types import Array, Executed, TensorSpec
 
 _Bound = tuple[str, Any, tuple[int, ...], "np.dtype[Any]"]
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from harness.backend import Calibration, Feed
 from harness.errors import UnsupportedError
-
-Array = np.ndarray[Any, Any]
+from harness.types import Array
 
 RANKING_SAMPLES = 64
 """Of these, the ones that agree least, layers are ranked; all of them judge what was restored."""

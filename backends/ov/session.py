@@ -15,9 +15,8 @@ from backends.ov.device import Pinning, Target
 from backends.ov.runtime import classified, raise_classified, specs
 from harness.backend import Feed
 from harness.errors import UnsupportedError
-from harness.types import Executed, TensorSpec
+from harness.types import Array, Executed, TensorSpec
 
-Array = np.ndarray[Any, Any]
 Shapes = dict[str, tuple[int, ...]]
 
 _SILENCE_S = 1.0  # how long nothing completes before slots in flight are looked at

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from backends.trt.cuda import Array, Device
+from backends.trt.cuda import Device
 from backends.trt.library import Library
 from backends.trt.ports import Port, Shape, sizes
 from harness.errors import BackendError
+from harness.types import Array
 
 
 class Buffer:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backends.trt.buffers import Buffer, output_allocator
-from backends.trt.cuda import SMALLER, Action, Array, Device
+from backends.trt.cuda import SMALLER, Action, Device
 from backends.trt.library import Library
 from backends.trt.log import Log, classified
 from backends.trt.ports import OPEN, Ports, Shape, sizes
 from harness.backend import Feed
 from harness.errors import BackendError, OutOfMemoryError, UnsupportedError
-from harness.types import Phases
+from harness.types import Array, Phases
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -143,7 +143,10 @@ def from_inspector(text: str, *, tf32: bool) -> Optional[Layers]:
 
     An engine that was built with less than detailed verbosity has names only.
     """
-    listed = json.loads(text).get("Layers", [])
+    try:
+        listed = json.loads(text, strict=False).get("Layers", [])
+    except ValueError:  # some versions write control characters, or worse
+        return None
     layers = [_from_json(each) for each in listed if isinstance(each, Mapping)]
     return _counted(layers, "engine inspector", tf32=tf32) if layers else None
 

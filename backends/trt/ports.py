@@ -13,12 +13,11 @@ from backends.trt.about import About
 from backends.trt.library import Library
 from harness.backend import Feed
 from harness.errors import UnsupportedError
-from harness.types import ShapeRange, TensorSpec
+from harness.types import Array, ShapeRange, TensorSpec
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 
 OPEN = -1

@@ -22,9 +22,7 @@ from harness.backend import Feed, Session
 from harness.datasets import Dataset
 from harness.evalues import COSINE_SCALE, Watch, scale_of, shuffled
 from harness.stateful import StatefulSession
-
-Array = np.ndarray[Any, Any]
-
+from harness.types import Array
 
 KEPT_BYTES = 256 * 2**20
 """Of the reference's outputs, where labels decide: the first samples then tell of agreement."""

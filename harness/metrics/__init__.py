@@ -21,9 +21,10 @@ from harness.datasets import is_function, load_function
 from harness.metrics import pooled, scores, text
 from harness.metrics.closeness import Comparer, Comparison, compare
 from harness.metrics.names import anchored, parse, short
-from harness.metrics.outputs import Array, Outputs, Truth, by_sample, class_scores
+from harness.metrics.outputs import Outputs, Truth, by_sample, class_scores
 from harness.metrics.sanity import Sanity, sanity
 from harness.metrics.scores import cosines
+from harness.types import Array
 
 __all__ = [
     "Array",

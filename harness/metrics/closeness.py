@@ -7,8 +7,9 @@ from typing import Optional
 
 import numpy as np
 
-from harness.metrics.outputs import Array, Outputs, class_scores, rows_of
+from harness.metrics.outputs import Outputs, class_scores, rows_of
 from harness.metrics.scores import agreement, cosines
+from harness.types import Array
 
 
 @dataclass(frozen=True)

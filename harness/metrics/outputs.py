@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from harness.types import Array
+
 Outputs = Mapping[str, Array]
 Truth = Union[Array, Outputs]
 

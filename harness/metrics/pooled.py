@@ -12,7 +12,6 @@ from typing import Any, Optional
 import numpy as np
 
 from harness.metrics.outputs import (
-    Array,
     Outputs,
     class_labels,
     class_scores,
@@ -20,6 +19,7 @@ from harness.metrics.outputs import (
     require_classes,
     rows_of,
 )
+from harness.types import Array
 
 Options = Mapping[str, Any]
 

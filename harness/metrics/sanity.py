@@ -6,7 +6,8 @@ from typing import Optional
 
 import numpy as np
 
-from harness.metrics.outputs import Array, Outputs
+from harness.metrics.outputs import Outputs
+from harness.types import Array
 
 
 class Sanity:

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.metrics.outputs import (
-    Array,
-    class_labels,
-    classes_of,
-    picked,
-    require_classes,
-    rows_of,
-)
+from harness.metrics.outputs import class_labels, classes_of, picked, require_classes, rows_of
+from harness.types import Array
 
 MOST_DB = 100.0
 """The highest SQNR that is told apart: fp32 kernels of other runtimes come near it."""

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import numpy as np
 
 from harness.errors import InputError, Problem
-from harness.metrics.outputs import Array
+from harness.types import Array
 
 Options = Mapping[str, Any]
 

@@ -23,14 +23,12 @@ from harness.datasets import Dataset
 from harness.errors import UnsupportedError
 from harness.recovery import ladder
 from harness.recovery.ladder import Quality, quality_of
-from harness.types import LayerNoise, Tried
+from harness.types import Array, LayerNoise, Tried
 from harness.variants import inmemory
 from harness.variants.excluding import excluded
 from harness.variants.files import is_large, nodes_of
 from harness.variants.quantized import oldest_opset, prepared_model
 from harness.variants.quiet import quiet
-
-Array = np.ndarray[Any, Any]
 
 CALIBRATIONS: tuple[Mapping[str, str], ...] = (
     {"calibration": "minmax"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,8 +11,6 @@ from harness.analysis import Summary, raw_slices
 from harness.errors import StoreError
 from harness.record import LaunchRecord
 from harness.report.value import Report
-
-Array = np.ndarray[Any, Any]
 
 PERCENTILES = (1, 10, 50, 90, 99)
 

@@ -11,11 +11,9 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Protocol
 
-import numpy as np
-
 from harness.errors import BackendError, OutOfMemoryError, UnavailableError
+from harness.types import Array
 
-Array = np.ndarray[Any, Any]
 Action = Callable[[], None]
 
 NAMES = ("cuda", "pycuda")

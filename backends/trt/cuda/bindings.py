@@ -9,17 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from backends.trt.cuda import (
-    CURRENT,
-    Action,
-    Array,
-    Device,
-    Gpu,
-    fault,
-    no_driver,
-    version_text,
-)
+from backends.trt.cuda import CURRENT, Action, Device, Gpu, fault, no_driver, version_text
 from harness.errors import OutOfMemoryError, UnavailableError
+from harness.types import Array
 
 _NAME_BYTES = 256
 _NS_PER_MS = 1e6

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from backends.trt.cuda import CURRENT, SMALLER, Action, Array, Device, Gpu, no_driver, version_text
+from backends.trt.cuda import CURRENT, SMALLER, Action, Device, Gpu, no_driver, version_text
 from harness.errors import BackendError, OutOfMemoryError, UnavailableError
+from harness.types import Array
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _NS_PER_MS = 1e6
