@@ -775,10 +775,42 @@ def test_floats_count_as_tf32_where_that_is_allowed():
     found = layers.from_log(text, tf32=True)
     assert found is not None
     assert set(found.products) == {Share("tf32", 1), Share("fp16", 1)}
-    assert str(found) == "build log: 2 of 2 layers multiply (1 in tf32, 1 in fp16)"
-    assert found.executed("gpu:0") == Executed(
-        (Share("gpu:0", 2),), found.products, "build log: 2 of 2 layers multiply"
+    told = "build log: 2 of 2 layers multiply; TF32 is allowed, whether a kernel uses it isn't told"
+    assert str(found) == f"{told} (1 in tf32, 1 in fp16)"
+    assert found.executed("gpu:0") == Executed((Share("gpu:0", 2),), found.products, told)
+
+
+def full_tensorrt(kind: str, tensor: str) -> str:
+    """A convolution in the log of full TensorRT: as in issue 3583 of NVIDIA/TensorRT, shortened."""
+    ends = f"{{ Name: t, Location: Device, Dimensions: [1,3,8,8], Format/Datatype: {tensor} }}"
+    return (
+        f"Name: conv1, LayerType: CaskConvolution, Inputs: [ {ends}], Outputs: [ {ends}], "
+        "ParameterType: Convolution, Kernel: [3,3], "
+        f'Weights: {{"Type": "{kind}", "Count": 432}}, Bias: {{"Type": "Float", "Count": 16}}, '
+        "TacticName: sm80_xmma_fprop, TacticValue: 0x1"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensor", "share"),
+    [
+        ("Float", "Channel major FP32 format where channel % 4 == 0", Share("fp32", 1)),
+        ("Half", "Sixteen wide channel vectorized row major FP16 format", Share("fp16", 1)),
+        ("Int8", "Thirty-two wide channel vectorized row major Int8 format", Share("int8", 1)),
+    ],
+)
+def test_full_tensorrt_says_types_in_other_words(kind, tensor, share):
+    found = layers.from_log(full_tensorrt(kind, tensor), tf32=False)
+    assert found is not None
+    assert found.products == (share,)
+
+
+def test_layers_of_types_that_arent_told_are_said_to_multiply():
+    found = layers.from_log(line("a", "gemm", "1,8:Odd", "8,9:Odd"), tf32=False)
+    assert str(found) == (
+        "build log: 1 of 1 layers multiply, 1 of them in types that it doesn't tell"
+    )
+    assert layers.from_inspector("{broken", tf32=False) is None
 
 
 def test_a_log_without_layers_tells_nothing():

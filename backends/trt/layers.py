@@ -44,7 +44,9 @@ _LINE = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*), (?P<rest>
 _PART = re.compile(
     r"(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Constants|Outputs|TacticName):|$)"
 )
-_TENSOR = re.compile(r"Dimensions: \[([^\]]*)\].*?Datatype: (\w+)")
+_TENSOR = re.compile(r"Dimensions: \[([^\]]*)\].*?Datatype: (.*?)(?=, Format:|\s*\}|$)")
+_WEIGHTS = re.compile(r'Weights: \{"Type": "(\w+)", "Count": (\d+)\}')
+"""Of full TensorRT's own convolutions, which aren't among the constants."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +108,22 @@ class Layers:
     """The layers of an engine, counted.
 
     products: those that multiply, per type, the most frequent first; without those whose type
-    can't be told. total: all.
+    can't be told, of which there are ``untold``. total: all.
     """
 
     products: tuple[Share, ...]
     total: int
     source: str
+    untold: int = 0
 
     @property
     def detail(self) -> str:
         """How it is known."""
-        count = sum(share.count for share in self.products)
-        return f"{self.source}: {count} of {self.total} layers multiply"
+        count = sum(share.count for share in self.products) + self.untold
+        said = f"{self.source}: {count} of {self.total} layers multiply"
+        said += f", {self.untold} of them in types that it doesn't tell" if self.untold else ""
+        tf32 = any(share.name == "tf32" for share in self.products)
+        return f"{said}; TF32 is allowed, whether a kernel uses it isn't told" if tf32 else said
 
     def executed(self, device: str) -> Executed:
         """As the record has it."""
@@ -156,12 +162,16 @@ def _counted(layers: Iterable[Layer], source: str, *, tf32: bool) -> Layers:
     kinds = [layer.type for layer in found if layer.multiplies]
     named = Counter("tf32" if tf32 and kind == "fp32" else kind for kind in kinds if kind)
     products = tuple(Share(name, count) for name, count in named.most_common())
-    return Layers(products, len(found), source)
+    return Layers(products, len(found), source, kinds.count(None))
 
 
 def _from_line(match: re.Match[str]) -> Layer:
     parts = {name: _tensors(text) for name, text in _PART.findall(match["rest"])}
-    return Layer(match["name"], match["kind"], parts.get("Inputs", ()), parts.get("Constants", ()))
+    apart = [
+        Tensor((int(count), 2), _type(kind)) for kind, count in _WEIGHTS.findall(match["rest"])
+    ]
+    constants = (*parts.get("Constants", ()), *(each for each in apart if each.shape[0]))
+    return Layer(match["name"], match["kind"], parts.get("Inputs", ()), constants)
 
 
 def _tensors(text: str) -> tuple[Tensor, ...]:
