@@ -234,6 +234,11 @@ class FakeDriver:
             return CUresult.CUDA_ERROR_INVALID_CONTEXT
         return self.sticky
 
+    @property
+    def current_gpu(self) -> FakeGpu:
+        """The one whose context is the thread's."""
+        return self.gpus[int(self._current.context)]
+
     # -- the driver ---------------------------------------------------------------------------
 
     def cuInit(self, flags: int) -> None:
@@ -308,7 +313,7 @@ class FakeDriver:
         self._free(self.pinned, address)
 
     def cuMemGetInfo(self) -> tuple[int, int]:
-        total = self.gpus[0].memory_bytes
+        total = self.current_gpu.memory_bytes
         return total - sum(len(block) for block in self.device.values()), total
 
     def cuMemcpyHtoD(self, target: Any, source: int, size: int) -> None:

@@ -134,7 +134,7 @@ class Runtime:
             self.logger.fault("Serialization assertion header.magicTag == kEXPECTED failed.")
             return None
         plan, model = read(content)
-        major, minor = self.driver.gpus[0].capability
+        major, minor = self.driver.current_gpu.capability
         if plan.capability != f"{major}.{minor}":
             self.logger.fault(
                 "The engine plan file is generated on an incompatible device, expecting compute "

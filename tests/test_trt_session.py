@@ -103,6 +103,17 @@ def assert_right(session, feeds):
     np.testing.assert_allclose(infer(session, feeds)["y"], right(feeds), rtol=1e-5)
 
 
+def test_an_engine_is_opened_on_the_gpu_that_was_asked_for(open_plan, driver):
+    driver.gpus = [FakeGpu("A", (8, 6), 24 << 30), FakeGpu("B", (8, 9), 24 << 30)]
+    plan = Plan(profiles=(PROFILE,), capability="8.9")
+    session = open_plan(plan, device="gpu:1")
+    assert_right(session, feed())
+    assert session.executed.devices[0].name == "gpu:1"
+    assert driver.retained == {1: 1}
+    with pytest.raises(UnsupportedError, match="incompatible device"):
+        open_plan(plan, device="gpu:0")
+
+
 # -- inferences -------------------------------------------------------------------------------
 
 

@@ -209,7 +209,15 @@ class TrtSession:
         inspector.execution_context = lane.context
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
         found = layers.from_inspector(text, tf32=bool(self._about.tf32)) if text else None
-        return found.executed(self._device_id) if found else None
+        if found is None:
+            return None
+        told = found.executed(self._device_id)
+        unsure = self._about.tf32 is None  # an engine that isn't ours
+        return (
+            replace(told, detail=f"{told.detail}; whether TF32 is allowed is unknown")
+            if unsure
+            else told
+        )
 
     @property
     def device_bytes(self) -> Optional[int]:
