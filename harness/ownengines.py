@@ -16,6 +16,9 @@ RECIPE = "as-is"
 ABOUT = "engine.json"
 """Where adapters write down what the engine beside it is."""
 
+MODELS = {".onnx", ".tflite", ".pt2", ".pt", ".npz"}
+"""What an engine may have been made of, and isn't part of it."""
+
 
 @dataclass(frozen=True)
 class OwnEngine:
@@ -42,14 +45,11 @@ def names(files: Iterable[str]) -> dict[str, str]:
     return named
 
 
-MODELS = {".onnx", ".tflite", ".pt2", ".pt", ".npz"}
-
-
 def companions(path: Path) -> list[Path]:
     """The file and those beside it that may belong to it.
 
     They have its stem, as OpenVINO's ``.bin`` does, or begin with its name, as weights of large
-    ONNX files do, or say what it is. The model that an engine was made of is no part of it.
+    ONNX files do, or say what it is.
     """
     return sorted(
         each

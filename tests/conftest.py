@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 
@@ -14,3 +16,15 @@ def own_lock_and_cache(tmp_path_factory):
     patch.setenv("ENGINEPICK_CACHE", str(folder / "cache"))
     yield
     patch.undo()
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A fake of the NVIDIA driver; what is left in it at the end is a leak."""
+    from fake_cuda import FakeDriver
+
+    made = FakeDriver()
+    made.install(monkeypatch)
+    yield made
+    gc.collect()
+    assert made.leaks() == {}

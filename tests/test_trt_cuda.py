@@ -21,15 +21,6 @@ from harness.errors import BackendError, OutOfMemoryError, UnavailableError
 
 
 @pytest.fixture
-def driver(monkeypatch):
-    made = FakeDriver()
-    made.install(monkeypatch)
-    yield made
-    gc.collect()
-    assert made.leaks() == {}
-
-
-@pytest.fixture
 def device(driver):
     assert driver.leaks() == {}
     made = cuda.load().open(0)

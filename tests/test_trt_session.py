@@ -14,7 +14,7 @@ import fake_pycuda
 import fake_trt
 import numpy as np
 import pytest
-from fake_cuda import CUresult, FakeDriver, FakeGpu
+from fake_cuda import CUresult, FakeGpu
 from fake_trt import COMPUTE_NS, SCRATCH_BYTES, WEIGHTS_BYTES, Plan
 from onnx import TensorProto, helper, numpy_helper
 
@@ -37,15 +37,6 @@ from harness.worker import SLOT_ROUNDS
 DIM = 4
 PROFILE = {"x": [[1, DIM], [2, DIM], [8, DIM]]}
 LARGE = {"x": [[4, DIM], [32, DIM], [64, DIM]]}
-
-
-@pytest.fixture
-def driver(monkeypatch):
-    made = FakeDriver()
-    made.install(monkeypatch)
-    yield made
-    gc.collect()
-    assert made.leaks() == {}
 
 
 @pytest.fixture
