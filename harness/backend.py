@@ -1,9 +1,10 @@
-"""The boundary between the harness and an inference runtime.
+"""The boundary between the harness and an inference runtime, a converter, or a kind of program.
 
 A plug-in imports this module, :mod:`harness.types` and :mod:`harness.errors`, and nothing else of
 the harness. It offers one object with the members of :class:`Backend` under the entry-point group
-``enginepick.backends``, and must pass :mod:`harness.testing`. Vendor packages are imported inside
-functions: listing backends and reading capabilities work without them.
+``enginepick.backends``, and must pass :mod:`harness.testing`; a :class:`Converter` under
+``enginepick.converters``, and a :class:`ProgramSource` under ``enginepick.sources``. Vendor
+packages are imported inside functions: listing backends and reading capabilities work without them.
 
 The harness owns every clock and every process: a backend never times, never spawns, never prints.
 It raises the classified errors of :mod:`harness.errors` where it knows better than "failed".
@@ -20,8 +21,11 @@ import numpy as np
 from harness.types import (
     Device,
     Engine,
+    Environment,
     Executed,
     Phases,
+    Port,
+    Ports,
     Precision,
     Probe,
     Settings,
@@ -60,10 +64,12 @@ class Offer:
 class Capabilities:
     """What a backend can do at all; what this host adds to that is its :class:`Probe`.
 
-    formats: model files that it builds from (``onnx``, ``tflite``). install: the command that
-    makes it usable. settings: the names of :class:`Settings` that it honours. modules: what the
-    runtime consists of; memory is counted from the moment when these are imported (``a|b``: the
-    first of these that is there). simulated: its outputs aren't the model's, so that they are
+    formats: model files that it builds from (``onnx``, ``tflite``, ``pt2``), the best first; what a
+    user has in another format is converted before. Shared recipes are made of ONNX. install: the
+    command that makes it usable. environment: what it takes to run in an interpreter of its own;
+    None: it can't be had from packages alone. settings: the names of :class:`Settings` that it
+    honours. modules: what the runtime consists of; memory is counted from the moment when these are
+    imported (``a|b``: the first of these that is there). simulated: its outputs aren't the model's, so that they are
     compared with its own fp32 alone. build_options: the options that ``build`` gets, not ``open``;
     engines are made for each of their values. engine_formats: files (by suffix) of engines that a
     user may bring along: ``build`` gets them with the precision ``as-is``. ranges: whether engines
@@ -81,6 +87,7 @@ class Capabilities:
     engine_formats: tuple[str, ...] = ()
     ranges: bool = False
     ahead: bool = False
+    environment: Optional[Environment] = None
 
 
 class Calibration(Protocol):
@@ -105,6 +112,8 @@ class BuildRequest:
     sessions will bind, one profile per batch size, each with a range for every input; empty where
     they are unknown. compute_capability: of the GPU to build for (``8.9``); None: ``device``, here.
     With precision ``as-is``, ``model`` is the user's engine, to be copied with all its files.
+    ports: what the model's inputs and outputs are in ``model``; None where that is ONNX, which has
+    the model's own names and layout, or as it is. Calibration samples have these, too.
     """
 
     model: str
@@ -116,6 +125,7 @@ class BuildRequest:
     options: tuple[tuple[str, str], ...] = ()
     profiles: tuple[tuple[ShapeRange, ...], ...] = ()
     compute_capability: Optional[str] = None
+    ports: Optional[Ports] = None
 
 
 class Session(Protocol):
@@ -214,22 +224,135 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ConvertRequest:
+    """What to convert.
+
+    model: the file. inputs, outputs: the model's own. ports: where these are in the file; None
+    where it is ONNX. shapes: of one inference, by input, where open axes must be fixed. samples:
+    the first of the user's own, none where there are no data, to check the outputs on.
+    """
+
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    samples: tuple[Feed, ...] = ()
+    ports: Optional[Ports] = None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted model. path: its main file; all its files are in the work folder.
+
+    ports: None where it is ONNX, which must have the model's own names and layout. notes: for the
+    record, how far its outputs were from the original's among them.
+    """
+
+    path: str
+    ports: Optional[Ports] = None
+    notes: tuple[str, ...] = ()
+
+
+class Converter(Protocol):
+    """A tool that turns a model's format into another: name, and ``source`` into ``target``.
+
+    home: the backend or converter whose interpreter it runs in, its own name where it has its own.
+    environment: what that one takes; None where the home says so.
+    """
+
+    name: str
+    api: int
+    source: str
+    target: str
+    home: str
+    environment: Optional[Environment]
+
+    def probe(self) -> Probe:
+        """Versions, or the problem and the command that fixes it; no devices. Never raises."""
+        ...
+
+    def convert(self, request: ConvertRequest, workdir: str) -> Converted:
+        """Make the file in ``workdir``, an empty folder that becomes the cache entry.
+
+        Raises UnsupportedError, which names the operators that it can't convert, and BackendError
+        where the outputs aren't the original's.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model that was read from a program.
+
+    path: its file, as ``format``. sha256: the same whenever the same program is read again.
+    inputs, outputs: names that every format of the model gets. size_bytes: of the weights.
+    operators: (type, how many), the most frequent first. notes: what the user should know.
+    """
+
+    name: str
+    path: str
+    format: str
+    sha256: str
+    size_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    ports: Ports
+    operators: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class ProgramSource(Protocol):
+    """A kind of models that only their own framework can read: PyTorch's.
+
+    home, environment: as a :class:`Converter`'s.
+    """
+
+    name: str
+    api: int
+    home: str
+    environment: Optional[Environment]
+
+    def claims(self, source: str) -> bool:
+        """Whether what the user named as the model is of this kind. Needs no framework."""
+        ...
+
+    def probe(self) -> Probe:
+        """As a :class:`Converter`'s."""
+        ...
+
+    def read(self, source: str, folder: str) -> Program:
+        """Read it, and write its file into ``folder`` where it has none.
+
+        Raises InputError with all that is wrong with it.
+        """
+        ...
+
+
 __all__ = [
     "API_VERSION",
     "Backend",
     "BuildRequest",
     "Calibration",
     "Capabilities",
+    "ConvertRequest",
+    "Converted",
+    "Converter",
     "Device",
     "DeviceMemory",
     "DeviceTimed",
     "Engine",
+    "Environment",
     "Executed",
     "Feed",
     "Offer",
     "Phases",
+    "Port",
+    "Ports",
     "Precision",
     "Probe",
+    "Program",
+    "ProgramSource",
     "Queue",
     "Session",
     "Settings",

@@ -46,6 +46,8 @@ from harness.backend import (
     Backend,
     BuildRequest,
     Calibration,
+    Converter,
+    ConvertRequest,
     DeviceMemory,
     DeviceTimed,
     Feed,
@@ -131,7 +133,8 @@ class Built:
     """A case whose engine exists.
 
     onnx: the source model's file. workdir: where the engine was built. inputs, outputs: what the
-    model declares. strays: files that the build left anywhere but in ``workdir``.
+    model declares. strays: files that the build left anywhere but in ``workdir``. fixed: whether
+    the engine takes one sample only.
     """
 
     case: Case
@@ -141,10 +144,11 @@ class Built:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     strays: tuple[str, ...]
+    fixed: bool = False
 
     def feed(self, batch: int = 1, seed: int = 0) -> dict[str, Array]:
-        """Random inputs that fit the model."""
-        return random_feed(self.inputs, batch, seed)
+        """Random inputs that fit the model, and the engine where that takes one sample only."""
+        return random_feed(self.inputs, 1 if self.fixed else batch, seed)
 
 
 class BackendContract:
@@ -173,6 +177,12 @@ class BackendContract:
 
     A norm may be off by as much as the angle: a cosine of 0.97 allows 24 %.
     """
+
+    converter: ClassVar[Optional[Converter]] = None
+    """What makes of the suite's ONNX what the backend reads, where it reads no ONNX."""
+
+    fixed: ClassVar[bool] = False
+    """Whether engines take one sample only: their open axes were fixed by the conversion."""
 
     replaced: ClassVar[Sequence[tuple[str, Precision]]] = ()
     """(model, precision) that the runtime is known to run as another precision, and says so."""
@@ -278,8 +288,8 @@ class BackendContract:
 
     def test_sessions_show_the_models_own_inputs_and_outputs(self, built: Built) -> None:
         with self._open(built) as session:
-            _assert_specs(session.inputs, built.inputs)
-            _assert_specs(session.outputs, built.outputs)
+            _assert_specs(session.inputs, built.inputs, fixed=self.fixed)
+            _assert_specs(session.outputs, built.outputs, fixed=self.fixed)
 
     def test_outputs_agree_with_the_reference(self, built: Built) -> None:
         tolerance = self.tolerances[built.case.offer.precision]
@@ -559,6 +569,14 @@ class BackendContract:
         calibration = random_calibration(inputs)
         try:
             variant = self.make_variant(case.offer, source, str(root / "variant"), calibration)
+            ports = None
+            if self.converter is not None:
+                (root / "converted").mkdir()
+                feed = random_feed(inputs, 1, 0)
+                shapes = tuple((name, value.shape) for name, value in feed.items())
+                wanted = ConvertRequest(variant, inputs, outputs, shapes)
+                converted = self.converter.convert(wanted, str(root / "converted"))
+                variant, ports = converted.path, converted.ports
             request = BuildRequest(
                 model=variant,
                 precision=case.offer.precision,
@@ -566,12 +584,14 @@ class BackendContract:
                 device=case.device,
                 calibration=calibration if case.offer.calibrated else None,
                 profiles=(_profile(inputs),) if self.backend.capabilities.ranges else (),
+                ports=ports,
             )
             with _strays(root) as strays:
                 engine = self.backend.build(request, str(root / "engine"))
         except (UnsupportedError, UnavailableError) as error:
             return f"{type(error).__name__}: {error}"
-        return Built(case, source, engine, root / "engine", inputs, outputs, tuple(strays))
+        workdir, strange = root / "engine", tuple(strays)
+        return Built(case, source, engine, workdir, inputs, outputs, strange, self.fixed)
 
     @contextlib.contextmanager
     def _open(self, built: Built, settings: Optional[Settings] = None) -> Iterator[Session]:
@@ -625,14 +645,18 @@ def _probe(backend: Backend) -> Probe:
         return Probe(backend.name, problem=f"probe() raised {error!r}")
 
 
-def _assert_specs(specs: Sequence[TensorSpec], declared: Sequence[TensorSpec]) -> None:
+def _assert_specs(
+    specs: Sequence[TensorSpec], declared: Sequence[TensorSpec], *, fixed: bool = False
+) -> None:
     assert [spec.name for spec in specs] == [spec.name for spec in declared]
     for spec, wanted in zip(specs, declared, strict=True):
         assert spec.dtype == wanted.dtype, spec
         assert len(spec.shape) == len(wanted.shape), spec
         for dim, wanted_dim in zip(spec.shape, wanted.shape, strict=True):
             open_axis = not isinstance(wanted_dim, int)
-            assert not isinstance(dim, int) if open_axis else dim == wanted_dim, spec
+            may_be_open = open_axis and not fixed
+            wrong = dim != (1 if open_axis else wanted_dim)
+            assert not isinstance(dim, int) if may_be_open else not wrong, spec
 
 
 def _assert_close(got: Array, wanted: Array, tolerance: float, name: str) -> None:

@@ -74,6 +74,7 @@ class Stage(_Text):
 
     PROBE = "probe"
     PLAN = "plan"
+    CONVERT = "convert"
     VARIANT = "variant"
     BUILD = "build"
     OPEN = "open"
@@ -108,6 +109,44 @@ class TensorSpec:
     def __str__(self) -> str:
         dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
         return f"{self.name}: {self.dtype}[{dims}]"
+
+
+@dataclass(frozen=True)
+class Port:
+    """Where one of the model's inputs or outputs is in a file that was converted, or isn't ONNX.
+
+    spec: the model's own name, dtype and shape, which feeds and outputs keep. name, dtype: the
+    file's. axes: the model's axis that each axis of the file is, so that what the file holds is
+    ``np.transpose(value, axes)``; empty where both have the same order. The files have inputs and
+    outputs in the model's order.
+    """
+
+    spec: TensorSpec
+    name: str
+    dtype: str
+    axes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ports:
+    """All inputs and outputs, in the model's order, which is the file's."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What an interpreter of its own must have, as ``enginepick setup`` installs it.
+
+    requirements: as pip takes them. alone: further ones, installed without their dependencies and
+    whatever Python they declare, since these are pinned more tightly than need be. python: the
+    versions it takes, such as ``>=3.10,<3.14``; empty: those of the workers.
+    """
+
+    requirements: tuple[str, ...]
+    alone: tuple[str, ...] = ()
+    python: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,94 @@
+"""Whether a converted model still gives the outputs of the one that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+import numpy as np
+
+from harness.backend import ConvertRequest, Feed
+from harness.errors import BackendError
+from harness.types import Array, Ports, TensorSpec
+
+AGREES = 1e-3
+"""Of an output's largest value: float32 in another order of operations stays far below it."""
+
+_SMALLEST_INTEGERS = 2
+"""Random indices are below it: every table has as many rows."""
+
+
+def samples(request: ConvertRequest, count: int = 2) -> tuple[Feed, ...]:
+    """The user's first samples; where there are none, random ones of the request's shapes."""
+    if request.samples:
+        return request.samples
+    rng = np.random.default_rng(0)
+    shapes = dict(request.shapes)
+    return tuple(
+        {spec.name: _random(rng, spec, shapes[spec.name]) for spec in request.inputs}
+        for _ in range(count)
+    )
+
+
+def _random(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, _SMALLEST_INTEGERS, shape).astype(dtype)
+
+
+def to_file(feed: Feed, ports: Ports) -> dict[str, Array]:
+    """A feed of the model as the file takes it: its names, its order of axes, its dtypes."""
+    return {
+        port.name: np.ascontiguousarray(np.transpose(feed[port.spec.name], order), port.dtype)
+        for port in ports.inputs
+        for order in [port.axes or range(len(port.spec.shape))]
+    }
+
+
+def from_file(outputs: Mapping[str, Array], ports: Ports) -> dict[str, Array]:
+    """The file's outputs as the model's."""
+    found = {}
+    for port in ports.outputs:
+        value = np.asarray(outputs[port.name])
+        if port.axes:
+            value = np.transpose(value, np.argsort(port.axes))
+        found[port.spec.name] = value.astype(port.spec.dtype, copy=False)
+    return found
+
+
+def difference(ours: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]) -> float:
+    """The largest of any output, relative to its largest value; infinite for other shapes.
+
+    Infinities and NaNs in the same places are no difference.
+    """
+    worst = 0.0
+    for got, want in zip(ours, wanted):
+        for name, value in want.items():
+            worst = max(worst, _difference(got.get(name), value))
+    return worst
+
+
+def _difference(got: Optional[Array], wanted: Array) -> float:
+    if got is None or got.shape != wanted.shape:
+        return float("inf")
+    left, right = (np.asarray(each).astype(np.float64) for each in (got, wanted))
+    odd = ~(np.isfinite(left) & np.isfinite(right))
+    if not np.array_equal(left[odd], right[odd], equal_nan=True):
+        return float("inf")
+    scale = float(np.abs(right[~odd]).max(initial=0.0)) or 1.0
+    return float(np.abs(left[~odd] - right[~odd]).max(initial=0.0)) / scale
+
+
+def note(found: float, tool: str, original: str, count: int) -> str:
+    """For the record, where the outputs agree. Raises BackendError where they don't."""
+    plural = "sample" if count == 1 else "samples"
+    if not found <= AGREES:
+        raise BackendError(
+            f"what {tool} made gives other outputs than {original}: they differ by {found:.2g} of "
+            f"an output's largest value on {count} {plural}"
+        )
+    return f"{tool}: outputs within {found:.1g} of {original}'s, of each one's largest value"
+
+
+__all__ = ["AGREES", "difference", "from_file", "note", "samples", "to_file"]
