@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Optional, Union
 
 from harness.errors import InputError, Problem
-from harness.types import TensorSpec
+from harness.types import Ports, TensorSpec
 
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 """No protobuf message can be larger; larger models keep their weights in external files."""
@@ -54,7 +54,9 @@ class ModelInfo:
     path: absolute. name: the file's name without its suffix. format: ``onnx``. sha256: over the
     file and its external data. size_bytes: of both. opset: of the default operator domain.
     inputs: those that the user feeds, without initializers. operators: (type, how many), the most
-    frequent first, subgraphs included; ``domain.Type`` outside the default domain.
+    frequent first, subgraphs included; ``domain.Type`` outside the default domain. ports: where
+    inputs and outputs are in the file; None for ONNX. named: what the user named, where ``path``
+    was made of it.
     """
 
     path: str
@@ -66,6 +68,8 @@ class ModelInfo:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     operators: tuple[tuple[str, int], ...]
+    ports: Optional[Ports] = None
+    named: Optional[str] = None
 
 
 def inspect(path: str) -> ModelInfo:
