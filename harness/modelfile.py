@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Optional, Union
 
+from harness import tflitefile
 from harness.errors import InputError, Problem
 from harness.types import Ports, TensorSpec
 
@@ -29,12 +30,11 @@ RUNTIME_DOMAINS = (
 )
 """Operator domains that onnx doesn't know, but some runtime does."""
 
-_EXPECTED = "expected an ONNX model"
+_EXPECTED = "expected an ONNX or a TensorFlow Lite model"
 _EXPORT = "export the model to ONNX: torch.onnx.export, tf2onnx, skl2onnx ..."
 
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     # offset, bytes, what it is, the fix
-    (4, b"TFL3", "a TensorFlow Lite model", "convert it, or give the ONNX that it was made from"),
     (4, b"ORTM", "a model in ONNX Runtime's own format (.ort)", "give the ONNX it was made from"),
     (4, b"ET", "an ExecuTorch program (.pte)", "give an ONNX export of the same model"),
     (0, b"PK\x03\x04", "a zip file (a PyTorch checkpoint, an .npz, an archive)", _EXPORT),
@@ -51,8 +51,9 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
 class ModelInfo:
     """A sound model file.
 
-    path: absolute. name: the file's name without its suffix. format: ``onnx``. sha256: over the
-    file and its external data. size_bytes: of both. opset: of the default operator domain.
+    path: absolute. name: the file's name without its suffix. format: ``onnx``, or ``tflite``.
+    sha256: over the file and its external data. size_bytes: of both. opset: of the default
+    operator domain; 0 where the format has none.
     inputs: those that the user feeds, without initializers. operators: (type, how many), the most
     frequent first, subgraphs included; ``domain.Type`` outside the default domain. ports: where
     inputs and outputs are in the file; None for ONNX. named: what the user named, where ``path``
@@ -71,6 +72,11 @@ class ModelInfo:
     ports: Optional[Ports] = None
     named: Optional[str] = None
 
+    @property
+    def source(self) -> str:
+        """What the user named."""
+        return self.named or self.path
+
 
 def inspect(path: str) -> ModelInfo:
     """Read and check a model file. Raises InputError with every problem found."""
@@ -78,6 +84,8 @@ def inspect(path: str) -> ModelInfo:
     problem = _file_problem(file, path)
     if problem is not None:
         raise InputError([problem])
+    if _head(file)[4:].startswith(tflitefile.IDENTIFIER):
+        return _inspect_tflite(file, path)
     model = _parse(file, path)
     problems = _beyond_the_checker(model, path)
     seen_by_checker = _before_the_checker(model, file, path)
@@ -100,26 +108,61 @@ def inspect(path: str) -> ModelInfo:
     )
 
 
+def _inspect_tflite(file: Path, path: str) -> ModelInfo:
+    found = tflitefile.read(path)
+    return ModelInfo(
+        path=str(file.absolute()),
+        name=file.stem,
+        format="tflite",
+        sha256=_hash([file]),
+        size_bytes=file.stat().st_size,
+        opset=0,
+        inputs=tuple(port.spec for port in found.ports.inputs),
+        outputs=tuple(port.spec for port in found.ports.outputs),
+        operators=found.operators,
+        ports=found.ports,
+    )
+
+
 def _file_problem(file: Path, where: str) -> Optional[Problem]:
-    """Why the file can't be an ONNX model, before it is parsed; None if it may be one."""
+    """Why the file can't be a model, before it is parsed; None if it may be one."""
     if file.is_dir():
-        models = sorted(item.name for item in file.glob("*.onnx"))
-        fix = f"name the file: {file / models[0]}" if models else "name the .onnx file"
+        models = _models_in(file)
+        fix = f"name the file: {file / models[0]}" if models else "name the model's file"
         return Problem(where, f"a folder; {_EXPECTED}", fix)
     if not file.exists():
-        near = sorted(item.name for item in file.parent.glob("*.onnx"))[:5]
+        near = _models_in(file.parent)[:5]
         fix = f"in that folder: {', '.join(near)}" if near else "check the path"
         return Problem(where, "no such file", fix)
     try:
-        with file.open("rb") as stream:
-            head = stream.read(256)
+        head = _head(file)
     except OSError as error:
         return Problem(where, f"can't be read: {error.strerror}", "check its permissions")
+    if head[4:].startswith(tflitefile.IDENTIFIER):
+        return _suffix_problem(file, where)
     if file.stat().st_size > PROTOBUF_LIMIT_BYTES:
         what = f"{file.stat().st_size} bytes; an ONNX file can't be larger than 2 GiB"
         fix = "export it with external data: onnx.save(model, path, save_as_external_data=True)"
         return Problem(where, what, fix)
     return _head_problem(head, where)
+
+
+def _suffix_problem(file: Path, where: str) -> Optional[Problem]:
+    """Tools tell a TensorFlow Lite model by its name."""
+    if file.suffix == ".tflite":
+        return None
+    what = "a TensorFlow Lite model whose name doesn't end in .tflite"
+    return Problem(where, what, f"rename it to {file.with_suffix('.tflite').name}")
+
+
+def _models_in(folder: Path) -> list[str]:
+    """The names of what look like models in a folder."""
+    return sorted(each.name for each in folder.glob("*") if each.suffix in (".onnx", ".tflite"))
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(256)
 
 
 def _head_problem(head: bytes, where: str) -> Optional[Problem]:

@@ -172,8 +172,8 @@ NEWEST = onnx.defs.onnx_opset_version()
 
 BAD_MODELS: list[tuple[str, Callable[[Path], str], str]] = [
     ("missing", str, "no such file"),
-    ("folder", folder, "a folder; expected an ONNX model"),
-    ("empty", bytes_of(b""), "the file is empty; expected an ONNX model"),
+    ("folder", folder, "a folder; expected an ONNX or a TensorFlow Lite model"),
+    ("empty", bytes_of(b""), "the file is empty; expected an ONNX or"),
     (
         "text",
         bytes_of(b"layers:\n  - conv \xc3\xa9t\xc3\xa9\n" * 30),
@@ -184,14 +184,14 @@ BAD_MODELS: list[tuple[str, Callable[[Path], str], str]] = [
     (
         "tflite",
         bytes_of(b"\x1c\0\0\0TFL3" + bytes(80)),
-        "a TensorFlow Lite model; expected an ONNX",
+        "a TensorFlow Lite model whose name doesn't end in .tflite",
     ),
     ("ort", bytes_of(b"\x1c\0\0\0ORTM" + bytes(80)), "ONNX Runtime's own format (.ort)"),
     ("executorch", bytes_of(b"\x1c\0\0\0ET12" + bytes(80)), "an ExecuTorch program (.pte)"),
     ("openvino", bytes_of(b"<?xml version='1.0'?><net/>"), "an XML file (an OpenVINO IR?)"),
     ("lfs", bytes_of(b"version https://git-lfs.github.com/spec/v1\n"), "a Git LFS pointer"),
-    ("noise", bytes_of(b"\xff\xfe\x00\x01" * 40), "not an ONNX file; expected an ONNX model"),
-    ("other protobuf", bytes_of(b"\x08\x07"), "not an ONNX file; expected an ONNX model"),
+    ("noise", bytes_of(b"\xff\xfe\x00\x01" * 40), "not an ONNX file; expected an ONNX or a"),
+    ("other protobuf", bytes_of(b"\x08\x07"), "not an ONNX file; expected an ONNX or a"),
     ("truncated", truncated_model, "an incomplete or damaged ONNX file"),
     ("external missing", without_weights, 'the external data file "weights.bin" is missing'),
     ("external short", short_weights, '"weights.bin" has 10 bytes; the model needs 64'),
