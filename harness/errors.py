@@ -5,6 +5,7 @@
     EnginePickError
     ├── InputError                 the user's input is wrong (exit code 2)
     ├── StoreError                 results can't be kept: the disk is full, the file is locked
+    ├── SetupError                 an interpreter of its own can't be made: pip says why
     └── BackendError               raised by backends inside a worker; becomes a record
         ├── UnsupportedError       the runtime can't do this (an operator, a precision, a shape)
         ├── UnavailableError       the runtime or the device isn't on this host
@@ -53,6 +54,14 @@ class InputError(EnginePickError):
 
 class StoreError(EnginePickError):
     """A result can't be kept. What was kept before stays readable."""
+
+
+class SetupError(EnginePickError):
+    """An interpreter of its own can't be made. ``fix`` says where to look, and the next command."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 class BackendError(EnginePickError):
