@@ -28,6 +28,7 @@ from harness.prepare import (
     check_input,
     find_backend,
     find_home,
+    find_tools,
     own_version,
     planned,
     unroll,
@@ -117,7 +118,7 @@ def build_engines(
                 engines.append(_handed_out(prepared, candidate, made, folder))
         show(len(chosen), len(chosen), "done")
     return Built(
-        model=prepared.checked.model.path,
+        model=prepared.checked.model.source,
         place=place,
         compute_capability=prepared.compute_capability,
         profiles=prepared.profiles.get(prepared.knowns[0].name, ()),
@@ -152,6 +153,7 @@ def _prepare(wanted: _Wanted, lab: Lab, spool: Path) -> tuple[Prepared, str]:
         raise InputError(problems)
     devices = _devices(known, target, named=named)
     devices = (target.device,) if ahead else asked or devices
+    tools, homes = find_tools([known], checked.model.format, config.python)
     prepared = Prepared(
         config=_changed(config, devices, name, wanted.options),
         target_name=target_name,
@@ -159,9 +161,10 @@ def _prepare(wanted: _Wanted, lab: Lab, spool: Path) -> tuple[Prepared, str]:
         host=host,
         checked=checked,
         knowns=(known,),
-        homes={name: home} if home else {},
+        homes=homes | ({name: home} if home else {}),
         plan=Plan((), (), None),
         compute_capability=ahead,
+        tools=tools,
     )
     place = f"GPUs of compute capability {ahead}" if ahead else f"{devices[0]} of this host"
     place += f" (target {target_name})" if named else ""

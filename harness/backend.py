@@ -69,12 +69,12 @@ class Capabilities:
     command that makes it usable. environment: what it takes to run in an interpreter of its own;
     None: it can't be had from packages alone. settings: the names of :class:`Settings` that it
     honours. modules: what the runtime consists of; memory is counted from the moment when these are
-    imported (``a|b``: the first of these that is there). simulated: its outputs aren't the model's, so that they are
-    compared with its own fp32 alone. build_options: the options that ``build`` gets, not ``open``;
-    engines are made for each of their values. engine_formats: files (by suffix) of engines that a
-    user may bring along: ``build`` gets them with the precision ``as-is``. ranges: whether engines
-    are made for ranges of shapes, so that ``build`` gets profiles. ahead: whether ``build`` makes
-    engines for a GPU that isn't here, by its compute capability.
+    imported (``a|b``: the first of these that is there). simulated: its outputs aren't the model's,
+    so that they are compared with its own fp32 alone. build_options: the options that ``build``
+    gets, not ``open``; engines are made for each of their values. engine_formats: files (by suffix)
+    of engines that a user may bring along: ``build`` gets them with the precision ``as-is``.
+    ranges: whether engines are made for ranges of shapes, so that ``build`` gets profiles. ahead:
+    whether ``build`` makes engines for a GPU that isn't here, by its compute capability.
     """
 
     formats: tuple[str, ...]

@@ -6,12 +6,12 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
 from harness import jobs, ownengines, registry, saturation, variants, wire
-from harness.cache import Cache, Entry, file_sha256, key_of
+from harness.cache import Cache, Entry, key_of, source_sha256
 from harness.errors import UnsupportedError
+from harness.forms import Form, Forms
 from harness.profiles import Profile
 from harness.record import AddRecord, BuildRecord
 from harness.setup import Setup, ask_parent_side
@@ -48,7 +48,8 @@ class Builder:
         self._setup = setup
         self._cache = cache
         self._added = {each.candidate.engine_key: _recipe_of(each) for each in added}
-        self._variants: dict[tuple[str, tuple[tuple[str, str], ...]], Entry | jobs.Refused] = {}
+        self._forms = Forms(setup, cache)
+        self._variants: dict[tuple[str, tuple[tuple[str, str], ...]], Form | jobs.Refused] = {}
         self._saturating: dict[tuple[str, str], bool | None] = {}
 
     def add(self, added: AddRecord) -> None:
@@ -67,21 +68,30 @@ class Builder:
         entry = self._cache.get("engines", key)
         if entry is not None:
             return _made(entry, record, cached=True)
-        model = self._setup.model
-        notes: tuple[str, ...] = ()
-        took_ns = 0
-        if candidate.precision is Precision.AS_IS:
-            model = self._setup.engines[candidate.recipe].path
-        elif recipe.name in variants.DERIVED:
-            variant = self._variant(recipe)
-            if isinstance(variant, jobs.Refused):
-                return _refused(variant, record)
-            model = str(variant.folder / VARIANT_FILE)
-            notes, took_ns = tuple(variant.meta["notes"]), variant.meta["took_ns"]
-        notes = (*notes, *_SEEN[self._saturates(candidate)])
-        record = record.model_copy(update={"notes": notes, "build_ns": took_ns})
+        form = self._form(candidate, recipe)
+        if isinstance(form, jobs.Refused):
+            return _refused(form, record)
+        notes = (*form.notes, *_SEEN[self._saturates(candidate)])
+        record = record.model_copy(update={"notes": notes, "build_ns": form.took_ns})
         own = variants.SOURCE if recipe.name == FLOOR else recipe.name
-        return self._build(candidate, model, own, self._calibration(candidate, recipe), record)
+        return self._build(candidate, form, own, self._calibration(candidate, recipe), record)
+
+    def onnx(self) -> str | None:
+        """The user's model as ONNX; None where it can't be had so."""
+        form = self._forms.onnx()
+        return None if isinstance(form, jobs.Refused) else form.path
+
+    def _form(self, candidate: Candidate, recipe: variants.Recipe) -> Form | jobs.Refused:
+        """The file that the backend builds from."""
+        if candidate.precision is Precision.AS_IS:
+            engine = self._setup.engines[candidate.recipe]
+            return Form(engine.path, "", engine.sha256)
+        source: Form | jobs.Refused = self._forms.source
+        if recipe.name in variants.DERIVED:
+            source = self._variant(recipe)
+        if isinstance(source, jobs.Refused):
+            return source
+        return self._forms.get(source, self._setup.reads(candidate.backend))
 
     def _record(self, candidate: Candidate, recipe: variants.Recipe) -> BuildRecord:
         """The record of a build that has not begun."""
@@ -136,6 +146,7 @@ class Builder:
     def _seen_to_saturate(self, backend: str, device: str) -> bool | None:
         if (backend, device) not in self._saturating:
             usable = self._setup.probes[backend].device(device) is not None
+            usable = usable and "onnx" in self._setup.reads(backend)  # as the probe is
             adapter = source_sha256(self._setup.homes[backend].location.module)
             self._saturating[backend, device] = (
                 saturation.find(self._setup, backend, device, self._cache, adapter)
@@ -164,8 +175,20 @@ class Builder:
             "calibration": _key(self._calibration(candidate, recipe)),
         }
         # What others are built from stays as it was: their engines are used again.
+        converted = self._conversions(candidate, recipe)
+        parts |= {"converted": converted} if converted else {}
         parts |= {"compute capability": ahead, "device": candidate.device} if ahead else {}
         return parts | ({"profiles": wire.encode(profiles)} if profiles else {})
+
+    def _conversions(self, candidate: Candidate, recipe: variants.Recipe) -> list[object]:
+        """What tells the file that is built from, beside the model and the recipe."""
+        if candidate.precision is Precision.AS_IS:
+            return []
+        setup, identity = self._setup, self._forms.identity
+        given, wanted = setup.model_format, setup.reads(candidate.backend)
+        if recipe.name not in variants.DERIVED:
+            return identity(given, wanted)
+        return [*identity(given, ("onnx",)), *identity("onnx", wanted)]
 
     def _parent(self, candidate: Candidate) -> str:
         """The sha256 of what it is made from: the user's model, or the user's engine."""
@@ -191,20 +214,22 @@ class Builder:
             )
         return self._setup.calibration if calibrated else None
 
-    def _variant(self, recipe: variants.Recipe) -> Entry | jobs.Refused:
+    def _variant(self, recipe: variants.Recipe) -> Form | jobs.Refused:
         known = self._variants.get((recipe.name, recipe.params))
         if known is None:
             known = self._make_variant(recipe)
             self._variants[recipe.name, recipe.params] = known
         return known
 
-    def _make_variant(self, recipe: variants.Recipe) -> Entry | jobs.Refused:
-        setup = self._setup
+    def _make_variant(self, recipe: variants.Recipe) -> Form | jobs.Refused:
+        setup, source = self._setup, self._forms.onnx()
+        if isinstance(source, jobs.Refused):
+            return source
         calibration = setup.calibration if variants.RECIPES.get(recipe.name) else None
         key = key_of(
             {
                 "format": FORMAT,
-                "model": setup.model_sha256,
+                "model": source.address,
                 "maker": source_sha256(variants.__name__),
                 "recipe": (recipe.name, recipe.params),
                 "tools": variants.tool_versions(),
@@ -213,12 +238,12 @@ class Builder:
         )
         entry = self._cache.get("variants", key)
         if entry is not None:
-            return entry
+            return _variant_form(entry, source, key)
         workdir = self._cache.workdir()
         job = jobs.VariantJob(
             recipe=recipe.name,
             parameters=recipe.params,
-            source=setup.model,
+            source=source.path,
             out=str(workdir / VARIANT_FILE),
             inputs=setup.inputs,
             calibration=calibration,
@@ -228,12 +253,12 @@ class Builder:
             shutil.rmtree(workdir, ignore_errors=True)
             return answer
         meta = {"notes": answer.notes, "took_ns": answer.took_ns}
-        return self._cache.put("variants", key, workdir, meta)
+        return _variant_form(self._cache.put("variants", key, workdir, meta), source, key)
 
     def _build(
         self,
         candidate: Candidate,
-        model: str,
+        form: Form,
         recipe: str,
         calibration: jobs.Samples | None,
         record: BuildRecord,
@@ -245,7 +270,7 @@ class Builder:
         own.mkdir()
         job = jobs.BuildJob(
             backend=setup.homes[candidate.backend].location,
-            model=model,
+            model=form.path,
             precision=candidate.precision,
             recipe=recipe,
             device=candidate.device,
@@ -256,6 +281,7 @@ class Builder:
             options=record.options,
             profiles=self._profiles(candidate),
             compute_capability=setup.compute_capability,
+            ports=form.ports,
         )
         answer = setup.ask_once(candidate.backend, job, jobs.Built, Stage.BUILD)
         if isinstance(answer, jobs.Refused):
@@ -271,22 +297,23 @@ class Builder:
         return _made(entry, record, cached=False)
 
 
+def _variant_form(entry: Entry, source: Form, key: str) -> Form:
+    """A variant in the cache; what made its source ONNX counts as well."""
+    return Form(
+        path=str(entry.folder / VARIANT_FILE),
+        format="onnx",
+        address=key,
+        notes=(*source.notes, *entry.meta["notes"]),
+        took_ns=source.took_ns + entry.meta["took_ns"],
+    )
+
+
 def _key(samples: jobs.Samples | None) -> object:
     return None if samples is None else samples.key()
 
 
 def _recipe_of(added: AddRecord) -> variants.Recipe:
     return variants.Recipe(added.recipe, added.recipe_parameters)
-
-
-def source_sha256(module: str) -> str:
-    """Of a module's source, or of all of a package's: what it makes may change with its code."""
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return "unknown"
-    origin = Path(spec.origin)
-    files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-    return key_of({str(file.relative_to(origin.parent)): file_sha256(file) for file in files})
 
 
 def _made(entry: Entry, record: BuildRecord, *, cached: bool) -> Made:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,16 @@ def file_sha256(path: Path) -> str:
     """The checksum of one file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def source_sha256(module: str) -> str:
+    """Of a module's source, or of all of a package's: what it makes may change with its code."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return "unknown"
+    origin = Path(spec.origin)
+    files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    return key_of({str(file.relative_to(origin.parent)): file_sha256(file) for file in files})
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, Optional, TypeVar
 import numpy as np
 
 from harness import datasets, fitting, images, metrics, modelfile, profiles, sources, stateful
+from harness.backend import Program
 from harness.datasets import LABELS, DataRef, Dataset, Header, Layout
 from harness.errors import InputError, Problem
 from harness.fitting import Labels, Seen
@@ -66,18 +67,20 @@ def check(
     seed: int = 0,
     declared: Optional[Preprocessing] = None,
     state: Optional[Mapping[str, str]] = None,
+    program: Optional[Program] = None,
 ) -> Checked:
     """Check everything the user brings. Raises InputError with all problems at once.
 
     data_source, calibration_source: see :mod:`harness.sources`; what isn't shards is spooled into a
     new folder within ``spool_folder``, images by what is ``declared``. batch: samples per inference
     asked for. calibration_samples, seed: of the split, where there are no data for calibration
-    only. state: the output that feeds each state input (:mod:`harness.stateful`). Without a
-    metric's name: ``top1`` for integer labels and class scores, ``mae`` for floating labels, else
-    agreement with the reference (``agreement`` for class scores, ``cosine``).
+    only. program: what was read of the model, where only its own framework reads it. state: the
+    output that feeds each state input (:mod:`harness.stateful`). Without a metric's name: ``top1``
+    for integer labels and class scores, ``mae`` for floating labels, else agreement with the
+    reference (``agreement`` for class scores, ``cosine``).
     """
     problems: list[Problem] = []
-    model = _collect(problems, lambda: modelfile.inspect(model_path))
+    model = _collect(problems, lambda: _inspected(model_path, program))
     inputs = () if model is None else model.inputs
     named = (("--data", data_source), ("--calibration", calibration_source))
     data, calibration = (
@@ -111,7 +114,7 @@ def check(
         problems += _metric_problems(metric, outputs, scan)
     if problems or metric is None:
         raise InputError(problems)
-    warnings = _warnings(metric, metric_name, scan)
+    warnings = [*(program.notes if program else ()), *_warnings(metric, metric_name, scan)]
     shapes = _shapes(each for each in scans.values() if each is not None)
     if scan is None:
         return Checked(model, data, calibration, metric.name, tuple(warnings), shapes=shapes)
@@ -123,6 +126,24 @@ def check(
     warnings += noted
     return Checked(
         model, data, calibration, metric.name, tuple(warnings), excluded, sequences, shapes
+    )
+
+
+def _inspected(named: str, program: Optional[Program]) -> ModelInfo:
+    if program is None:
+        return modelfile.inspect(named)
+    return ModelInfo(
+        path=program.path,
+        name=program.name,
+        format=program.format,
+        sha256=program.sha256,
+        size_bytes=program.size_bytes,
+        opset=0,
+        inputs=program.inputs,
+        outputs=program.outputs,
+        operators=program.operators,
+        ports=program.ports,
+        named=named,
     )
 
 

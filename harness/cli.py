@@ -1,7 +1,8 @@
 """The command line: parses, calls the harness, prints, exits. Nothing else prints or exits.
 
-Exit codes: 0 done; 1 no candidate meets the constraints, or ``--fail-on`` something that happened;
-2 the user's input is wrong; 3 an internal fault; 130 interrupted.
+Exit codes: 0 done; 1 no candidate meets the constraints, ``--fail-on`` something that happened, or
+an interpreter of its own can't be set up; 2 the user's input is wrong; 3 an internal fault; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ class FailOn(StrEnum):
     REGRESSION = "regression"
 
 
+Model = Annotated[
+    str | None,
+    typer.Argument(help="An .onnx, .tflite or .pt2 file, or PyTorch's module:function."),
+]
 Out = Annotated[Path, typer.Option(help="The folder that keeps the results.")]
 DevicesFile = Annotated[
     Path | None, typer.Option("--devices", help="The lab; else ./devices.toml where there is one.")
@@ -119,14 +124,55 @@ def devices(
     knowns = prepare.find_backends(shown, entry.python)
     title = f"{name}: {entry.description}" if entry.description else name
     if as_json:
-        _print_json(views.devices_data(host, name, knowns))
+        _print_json(views.devices_data(host, name, knowns, entry.python))
     else:
-        _print(views.devices_view(host, title, knowns))
+        _print(views.devices_view(host, title, knowns, entry.python))
+
+
+@app.command()
+def setup(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Backends or converters; else show them all."),
+    ] = None,
+    *,
+    python: Annotated[
+        str | None, typer.Option(help="The Python to make it with; else one that fits is found.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give a backend or converter an interpreter of its own, or show where each lives."""
+    from harness import config, homes, setupview
+    from harness.host import probe_host
+
+    if python is not None and (remove or not names):
+        raise InputError([Problem("--python", "nothing is made", "enginepick setup NAME")])
+    if remove:
+        if not names:
+            raise InputError([Problem("--remove", "of which one?", "name it")])
+        gone = homes.remove(names)
+        if as_json:
+            _print_json(setupview.removed_data(gone))
+        else:
+            _print(setupview.removed_view(gone))
+        return
+    named = config.find_target(config.load_lab(None), probe_host())[1].python
+    if names:
+        found = homes.set_up_all(names, named, python, _say)
+    else:
+        found = tuple(homes.standing(each, named) for each in homes.houses().values())
+    if as_json:
+        _print_json(setupview.data(found))
+    else:
+        _print(setupview.view(found))
+    if names and not all(each.usable for each in found):
+        raise typer.Exit(EXIT_GATE)
 
 
 @app.command()
 def sweep(
-    model: Annotated[str | None, typer.Argument(help="The model's ONNX file.")] = None,
+    model: Model = None,
     *,
     data: Annotated[
         str | None,
@@ -225,7 +271,7 @@ def sweep(
 
 @app.command()
 def build(
-    model: Annotated[str | None, typer.Argument(help="The model's ONNX file.")] = None,
+    model: Model = None,
     *,
     backend: Annotated[str | None, typer.Option(help="The backend that builds.")] = None,
     precision: Annotated[
@@ -682,6 +728,11 @@ def _width(output: Path | None) -> int | None:
         return None
     columns = os.environ.get("COLUMNS", "")
     return int(columns) if columns.isdigit() and int(columns) else 100
+
+
+def _say(name: str, line: str) -> None:
+    """Of a long step, where nobody is bothered who reads the result."""
+    typer.echo(f"{name}: {line}", err=True)
 
 
 def _print(renderable: Any) -> None:

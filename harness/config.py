@@ -379,7 +379,10 @@ class Shape(_Table):
 class SweepConfig(_Table):
     """All of ``sweep.toml`` after the command line's overrides."""
 
-    model: _File = Field(description="the model's file (or the command line's MODEL)")
+    model: _Source = Field(
+        description="the model (or the command line's MODEL): an .onnx, .tflite or .pt2 file, or "
+        "PyTorch's module:function"
+    )
     data: _Source = Field(
         description="the data: an .npz, a folder of them or of images, or module:function"
     )
@@ -745,7 +748,7 @@ def _anchored(config: SweepConfig, folder: Path, given: set[KeyPath]) -> SweepCo
     for key in _FILES:
         text = getattr(config, key)
         in_file = key in config.model_fields_set and (key,) not in given
-        if in_file and not (key in {"data", "calibration"} and is_function(text)):
+        if in_file and not (key != "out" and is_function(text)):
             changed[key] = _resolved(text, folder)
     if config.engines and ("engines",) not in given:
         changed["engines"] = tuple(_resolved(each, folder) for each in config.engines)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+from harness.backend import Converted, Program
 from harness.datasets import DataRef, draw, split, stages
 from harness.errors import Problem
 from harness.images import Preprocessing
@@ -19,6 +20,7 @@ from harness.types import (
     Engine,
     Executed,
     LayerNoise,
+    Ports,
     Precision,
     Settings,
     ShapeRange,
@@ -89,7 +91,10 @@ class ProbeJob:
 
 @dataclass(frozen=True)
 class CheckJob:
-    """Check the user's model and data. Answer: :class:`harness.checks.Checked`."""
+    """Check the user's model and data. Answer: :class:`harness.checks.Checked`.
+
+    program: what was read of a model that only its own framework reads.
+    """
 
     model: str
     data: Optional[str]
@@ -100,6 +105,41 @@ class CheckJob:
     seed: int
     images: Optional[Preprocessing]
     state: tuple[tuple[str, str], ...]
+    program: Optional[Program] = None
+
+
+@dataclass(frozen=True)
+class ReadJob:
+    """Read a program into ``folder``. Answer: :class:`harness.backend.Program`."""
+
+    source: Location
+    program: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class ConvertJob:
+    """Convert a model into ``workdir``. Answer: :class:`Conversion`.
+
+    The rest is as in :class:`harness.backend.ConvertRequest`; samples: to take the first ones of.
+    """
+
+    converter: Location
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    samples: Optional[Samples]
+    workdir: str
+    ports: Optional[Ports] = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A finished conversion."""
+
+    converted: Converted
+    took_ns: int
 
 
 @dataclass(frozen=True)
@@ -153,6 +193,7 @@ class BuildJob:
     options: tuple[tuple[str, str], ...] = ()
     profiles: tuple[tuple[ShapeRange, ...], ...] = ()
     compute_capability: Optional[str] = None
+    ports: Optional[Ports] = None
 
 
 @dataclass(frozen=True)

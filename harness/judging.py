@@ -19,8 +19,7 @@ import numpy as np
 
 from harness import jobs
 from harness.aggregates import value_of
-from harness.build import source_sha256
-from harness.cache import Cache, Entry, file_sha256, key_of
+from harness.cache import Cache, Entry, file_sha256, key_of, source_sha256
 from harness.datasets import is_function
 from harness.measure import process
 from harness.measure.accuracy import FIXED_FILE, REFERENCE_FILE, SCORES_FILE
@@ -47,7 +46,7 @@ class Subject:
 
     references: the first of them that passes is what the others are compared with. limit: the
     largest drop that is allowed; a pass ends early once that is exceeded, or decided, as ``stop``
-    says.
+    says. onnx: the model's file, if it can be had as ONNX.
     """
 
     metric: str
@@ -56,6 +55,7 @@ class Subject:
     host_fingerprint: str
     limit: float | None = None
     stop: Literal["never", "refused", "decided"] = "never"
+    onnx: str | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ class Judge:
             return Judged(record, scores)
         meta = {}
         if kind == "references":
-            note = cross_check(self._setup, self._samples, workdir / REFERENCE_FILE)
+            kept = workdir / REFERENCE_FILE
+            note = cross_check(self._setup, self._subject.onnx, self._samples, kept)
             record = record.model_copy(update={"notes": (*record.notes, note)})
             meta = {"record": to_json(record)}
         return Judged(record, scores, self._cache.put(kind, key, workdir, meta))
@@ -214,9 +215,14 @@ class Judge:
         return record.model_copy(update=answer.outcome()), None
 
 
-def cross_check(setup: Setup, samples: jobs.Samples, kept: Path) -> str:
-    """What onnx's reference evaluator says of the first outputs that were kept, for the record."""
-    job = jobs.CrossCheckJob(setup.model, samples, setup.fed, str(kept), setup.sequences)
+def cross_check(setup: Setup, onnx: str | None, samples: jobs.Samples, kept: Path) -> str:
+    """What onnx's reference evaluator says of the first outputs that were kept, for the record.
+
+    onnx: the model's file; None where there is none.
+    """
+    if onnx is None:
+        return "not checked by onnx's reference evaluator: the model isn't ONNX"
+    job = jobs.CrossCheckJob(onnx, samples, setup.fed, str(kept), setup.sequences)
     answer = ask_parent_side(job, jobs.CrossChecked, Stage.ACCURACY, CROSS_CHECK_S)
     if isinstance(answer, jobs.Refused):
         return f"not checked by onnx's reference evaluator: {answer.reason[:300]}"

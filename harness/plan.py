@@ -6,10 +6,11 @@ its reason, so that nothing is ever silently absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
+from harness import routes
 from harness.backend import Capabilities, Offer
 from harness.ownengines import takes
 from harness.types import (
@@ -21,10 +22,17 @@ from harness.types import (
     Status,
     TensorSpec,
 )
+from harness.variants import SHARED
 
 DEFAULT_BATCH = 8
 DEFAULT_DEVICES = ("cpu", "gpu:0", "gpu")
-REFERENCE_BACKEND = "onnxruntime"
+_REFERENCES = {"tflite": "litert"}
+"""By format, where it isn't ONNX Runtime."""
+
+
+def reference_backend(model_format: str) -> str:
+    """The backend that computes the reference of models in a format."""
+    return _REFERENCES.get(model_format, "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,13 @@ def make_plan(
     inputs: tuple[TensorSpec, ...],
     model_format: str = "onnx",
     calibration_samples: int | None = 1,
+    *,
+    tools: Sequence[routes.Tool] = (),
 ) -> Plan:
-    """Combine everything, and sort out what can't run. calibration_samples: None without data."""
+    """Combine everything, and sort out what can't run.
+
+    calibration_samples: None without data. tools: the converters.
+    """
     candidates: list[Candidate] = []
     skips: list[Skipped] = []
     for known in backends:
@@ -95,7 +108,7 @@ def make_plan(
                 candidate = Candidate(known.name, offer.precision, offer.recipe, device, settings)
                 refusal = (
                     _refuse_backend(known, wishes.compute_capability)
-                    or _refuse_format(known, offer, model_format)
+                    or _refuse_format(known, offer, model_format, tools)
                     or _refuse_device(known, offer, device, wishes.compute_capability)
                     or _refuse_settings(settings, inputs)
                     or _refuse_calibration(offer, calibration_samples)
@@ -104,16 +117,18 @@ def make_plan(
                     candidates.append(candidate)
                 else:
                     skips.append(Skipped(candidate, *refusal))
-    return Plan(tuple(candidates), tuple(skips), find_baseline(candidates))
+    return Plan(tuple(candidates), tuple(skips), find_baseline(candidates, model_format))
 
 
-def find_baseline(candidates: Iterable[Candidate]) -> str | None:
+def find_baseline(candidates: Iterable[Candidate], model_format: str = "onnx") -> str | None:
     """The fp32 candidate that speed-ups and accuracy drops refer to.
 
-    ONNX Runtime's where there is one, since that is what most users deploy from; else the first.
+    That of the reference's backend where there is one, since that is what most users of the format
+    deploy from; else the first.
     """
+    first = reference_backend(model_format)
     fp32 = [candidate for candidate in candidates if candidate.precision is Precision.FP32]
-    fp32.sort(key=lambda candidate: candidate.backend != REFERENCE_BACKEND)
+    fp32.sort(key=lambda candidate: candidate.backend != first)
     return fp32[0].id if fp32 else None
 
 
@@ -198,12 +213,20 @@ def _refuse_backend(known: Known, compute_capability: str | None) -> _Refusal | 
     return None
 
 
-def _refuse_format(known: Known, offer: Offer, model_format: str) -> _Refusal | None:
+def _refuse_format(
+    known: Known, offer: Offer, model_format: str, tools: Sequence[routes.Tool]
+) -> _Refusal | None:
     if offer.precision is Precision.AS_IS:
         return None
-    if model_format not in known.capabilities.formats:
-        formats = ", ".join(known.capabilities.formats)
-        return Status.UNSUPPORTED, f"{known.name} reads {formats}, not {model_format}", None
+    given = model_format
+    if offer.recipe in SHARED:
+        route = routes.find(given, ("onnx",), tools)
+        if isinstance(route, routes.NoRoute):
+            return route.status, f"what makes {offer.recipe} {route.reason}", route.fix
+        given = "onnx"
+    route = routes.find(given, known.capabilities.formats, tools)
+    if isinstance(route, routes.NoRoute):
+        return route.status, f"{known.name} {route.reason}", route.fix
     return None
 
 

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from harness import datasets, jobs, ownengines, profiles, registry
-from harness.backend import Capabilities
+from harness import datasets, homes, jobs, ownengines, profiles, registry, routes
+from harness.backend import Capabilities, Program
 from harness.child import Child
 from harness.config import Lab, SweepConfig, Target, find_target, for_target
 from harness.errors import EnginePickError, InputError, Problem
 from harness.host import Host, probe_host
-from harness.plan import REFERENCE_BACKEND, Known, Plan, Wishes, make_plan
+from harness.plan import Known, Plan, Wishes, make_plan, reference_backend
 from harness.record import BuildRecord
 from harness.reference import reference_candidate
 from harness.setup import Home, Setup, ask_parent_side
-from harness.types import Candidate, Precision, Probe, Scenario, Stage
+from harness.types import Candidate, Precision, Probe, Scenario, Stage, Status
 from harness.variants import DERIVED
+
+T = TypeVar("T")
 
 CHECK_TIMEOUT_S = 3600.0
 PROBE_TIMEOUT_S = 120.0
@@ -37,7 +39,7 @@ class Prepared:
     checked: what :mod:`harness.checks` found of model and data. referee: the backend of the
     reference, which may be none of those that are compared; None where it can't run the model.
     unrolled: what calibrates a stateful model, see :mod:`harness.unrolling`. profiles, engines,
-    compute_capability: see :class:`harness.setup.Setup`.
+    compute_capability, tools, shapes: see :class:`harness.setup.Setup`.
     """
 
     config: SweepConfig
@@ -53,11 +55,14 @@ class Prepared:
     profiles: Mapping[str, tuple[profiles.Profile, ...]] = field(default_factory=dict)
     engines: Mapping[str, ownengines.OwnEngine] = field(default_factory=dict)
     compute_capability: str | None = None
+    tools: tuple[routes.Tool, ...] = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def reference(self) -> Candidate | None:
         """The fp32 that all outputs are compared with; None: the plan's baseline is."""
-        return reference_candidate(cores_of(self.host)) if self.referee else None
+        cores, model_format = cores_of(self.host), self.checked.model.format
+        return reference_candidate(cores, model_format) if self.referee else None
 
     @property
     def calibration_count(self) -> int:
@@ -91,7 +96,7 @@ class Prepared:
     def setup(self) -> Setup:
         """What the steps of the run need to know."""
         checked, config = self.checked, self.config
-        referees = (self.referee,) if self.referee else ()
+        knowns = (*self.knowns, *([self.referee] if self.referee else []))
         validation = jobs.Samples(
             checked.data or _NO_DATA,
             "validation",
@@ -106,7 +111,7 @@ class Prepared:
             validation=validation,
             calibration=self.calibration,
             homes=self.homes,
-            probes={known.name: known.probe for known in (*self.knowns, *referees)},
+            probes={known.name: known.probe for known in knowns},
             isa=frozenset(self.host.cpu.isa),
             timeout_s=config.measure.timeout_s,
             memory_limit_bytes=config.measure.memory_limit_bytes,
@@ -115,6 +120,12 @@ class Prepared:
             profiles=self.profiles,
             engines=self.engines,
             compute_capability=self.compute_capability,
+            outputs=checked.model.outputs,
+            model_format=checked.model.format,
+            ports=checked.model.ports,
+            formats={known.name: known.capabilities.formats for known in knowns},
+            tools=self.tools,
+            shapes=self.shapes,
         )
 
 
@@ -151,7 +162,8 @@ def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
         raise InputError(problems)
     homes = {name: find_home(name, config.python) for name in names}
     knowns = tuple(find_backend(name, homes.get(name)) for name in names)
-    referee = _referee(knowns, checked.model.format)
+    tools, tool_homes = find_tools(knowns, checked.model.format, config.python)
+    referee = _referee(knowns, checked.model.format, tools, config.python)
     if referee is not None and referee.name not in homes:
         homes[referee.name] = find_home(referee.name, config.python)
     prepared = Prepared(
@@ -161,24 +173,93 @@ def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
         host=host,
         checked=checked,
         knowns=knowns,
-        homes={name: home for name, home in homes.items() if home is not None},
+        homes=tool_homes | {name: home for name, home in homes.items() if home is not None},
         plan=Plan((), (), None),
         referee=referee,
+        tools=tools,
         engines=ownengines.find(config.engines),
     )
     return planned(unroll(prepared, spool))
 
 
-def _referee(knowns: Iterable[Known], model_format: str) -> Known | None:
-    """The backend that computes the reference, if it is usable here and speaks of the model."""
+def _referee(
+    knowns: Iterable[Known],
+    model_format: str,
+    tools: Sequence[routes.Tool],
+    python: Mapping[str, str],
+) -> Known | None:
+    """The backend that computes the reference, if it is usable here and the model can be had so."""
     if all(known.capabilities.simulated for known in knowns):
         return None
-    chosen = [known for known in knowns if known.name == REFERENCE_BACKEND]
-    known = (
-        chosen[0] if chosen else find_backend(REFERENCE_BACKEND, find_home(REFERENCE_BACKEND, {}))
-    )
-    usable = known.probe.problem is None and known.probe.device("cpu") is not None
-    return known if usable and model_format in known.capabilities.formats else None
+    name = reference_backend(model_format)
+    chosen = [known for known in knowns if known.name == name]
+    known = chosen[0] if chosen else _find_named(name, python)
+    if known is None or known.probe.problem is not None or known.probe.device("cpu") is None:
+        return None
+    route = routes.find(model_format, known.capabilities.formats, tools)
+    return None if isinstance(route, routes.NoRoute) else known
+
+
+def _find_named(name: str, python: Mapping[str, str]) -> Known | None:
+    """A backend that wasn't asked for; None where no such plug-in is installed."""
+    return find_backend(name, find_home(name, python)) if name in registry.names() else None
+
+
+def find_tools(
+    knowns: Iterable[Known], model_format: str, python: Mapping[str, str]
+) -> tuple[tuple[routes.Tool, ...], dict[str, Home]]:
+    """The converters and their homes, by name; none where every backend reads the model."""
+    if all(model_format in known.capabilities.formats for known in knowns):
+        return (), {}
+    tools, homes = [], {}
+    for each in registry.sound(registry.CONVERTERS):
+        place = registry.location(each.name, registry.CONVERTERS)
+        homes[each.name] = home = _home(place, each.home, python)
+        tools.append(routes.Tool(each.name, each.source, each.target, ask_probe(each.name, home)))
+    return tuple(tools), homes
+
+
+def read_program(
+    model: str, spool: Path, python: Mapping[str, str], problems: list[Problem]
+) -> Program | None:
+    """What a source of programs makes of the model, if it is one's; its problems are added."""
+    for source in registry.sound(registry.SOURCES):
+        if not source.claims(model):
+            continue
+        home = _home(registry.location(source.name, registry.SOURCES), source.home, python)
+        probe = ask_probe(source.name, home)
+        if probe.problem is not None:
+            problems.append(Problem(model, probe.problem, probe.fix))
+            return None
+        folder = spool / "program"
+        folder.mkdir(parents=True)
+        job = jobs.ReadJob(home.location, model, str(folder))
+        answer = _ask(source.home, home, job, Program)
+        if isinstance(answer, jobs.Problems):
+            problems += answer.problems
+        elif isinstance(answer, jobs.Refused):
+            problems.append(Problem(model, f"could not be read: {answer.reason}", answer.fix))
+        else:
+            return answer
+        return None
+    return None
+
+
+def _home(place: registry.PlugInLocation, lives_in: str, python: Mapping[str, str]) -> Home:
+    """Of a converter or a source, which may live with a backend."""
+    return Home(jobs.Location(place.module, place.attribute), interpreter_of(lives_in, python))
+
+
+def _ask(
+    name: str, home: Home, job: object, kind: type[T], timeout_s: float = CHECK_TIMEOUT_S
+) -> T | jobs.Refused:
+    """One job in a worker of its own; name: whose the interpreter is."""
+    try:
+        with Child(python=home.python, packages=("harness", home.package)) as child:
+            return child.ask(job, kind, Stage.PLAN, timeout_s)
+    except OSError as error:  # the interpreter can't be started
+        reason = f"{home.python}: {error.strerror}"
+        return jobs.Refused(Status.UNAVAILABLE, Stage.PLAN, reason, f"mend python.{name}")
 
 
 def engine_problems(config: SweepConfig, names: Iterable[str]) -> list[Problem]:
@@ -240,10 +321,21 @@ def planned(prepared: Prepared) -> Prepared:
         checked.model.inputs,
         checked.model.format,
         None if without_data else calibrating,
+        tools=prepared.tools,
     )
     if not plan.candidates:
         raise InputError(_nothing_to_do(plan))
-    return replace(prepared, plan=plan, profiles=_profiles(prepared, plan))
+    made = replace(prepared, plan=plan, profiles=_profiles(prepared, plan))
+    return replace(made, shapes=_usual_shapes(made)) if prepared.tools else made
+
+
+def _usual_shapes(prepared: Prepared) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Of one inference, by input: what most samples have."""
+    checked, config = prepared.checked, prepared.config
+    given = {name: each.range(name) for name, each in config.shapes.items()}
+    inputs = checked.model.inputs
+    (profile,) = profiles.derive(inputs, checked.shapes, [1], given, config.state)
+    return tuple((each.name, each.opt) for each in profile)
 
 
 def _profiles(prepared: Prepared, plan: Plan) -> dict[str, tuple[profiles.Profile, ...]]:
@@ -313,7 +405,12 @@ def find_home(name: str, python: Mapping[str, str]) -> Home | None:
         place = registry.location(name)
     except EnginePickError:
         return None
-    return Home(jobs.Location(place.module, place.attribute), python.get(name))
+    return Home(jobs.Location(place.module, place.attribute), interpreter_of(name, python))
+
+
+def interpreter_of(name: str, python: Mapping[str, str]) -> str | None:
+    """The interpreter that a backend or converter lives in; None: the parent's."""
+    return homes.interpreter_of(name, python)[0]
 
 
 def find_backend(name: str, home: Home | None) -> Known:
@@ -327,11 +424,7 @@ def find_backend(name: str, home: Home | None) -> Known:
 
 def ask_probe(name: str, home: Home) -> Probe:
     """Probe in a child: the parent never loads a runtime."""
-    try:
-        with Child(python=home.python, packages=("harness", home.package)) as child:
-            answer = child.ask(jobs.ProbeJob(home.location), Probe, Stage.PROBE, PROBE_TIMEOUT_S)
-    except OSError as error:  # the interpreter can't be started
-        return Probe(name, problem=f"{home.python}: {error.strerror}", fix=f"mend python.{name}")
+    answer = _ask(name, home, jobs.ProbeJob(home.location), Probe, PROBE_TIMEOUT_S)
     if isinstance(answer, jobs.Refused):
         return Probe(name, problem=answer.reason, fix=answer.fix)
     return answer
@@ -346,6 +439,14 @@ def check_input(config: SweepConfig, spool: Path, problems: list[Problem]) -> An
     """Model and data, checked in a child. Its problems are added."""
     from harness.checks import Checked
 
+    found = len(problems)
+    program = read_program(config.model, spool, config.python, problems)
+    if program is None and len(problems) > found:
+        return None
+    if program is not None and config.state:
+        what = "a stateful model's sequences are stepped through as ONNX alone"
+        fix = "torch.onnx.export(program, dynamo=True), and sweep the ONNX file"
+        problems.append(Problem("state", what, fix))
     job = jobs.CheckJob(
         model=config.model,
         data=config.data,
@@ -356,6 +457,7 @@ def check_input(config: SweepConfig, spool: Path, problems: list[Problem]) -> An
         seed=config.seed,
         images=config.images.preprocessing() if config.images else None,
         state=tuple(config.state.items()),
+        program=program,
     )
     answer: Any = ask_parent_side(job, Checked, Stage.PLAN, CHECK_TIMEOUT_S)
     if isinstance(answer, jobs.Problems):

@@ -86,10 +86,14 @@ class Outcome(_Frozen):
 
 
 class ModelUse(_Frozen):
-    """The user's model. sha256 covers its external data too."""
+    """The user's model. path: as they named it. sha256 covers its external data too.
+
+    opset: of ONNX; else 0.
+    """
 
     name: str
     path: str
+    format: str = "onnx"
     sha256: str
     size_bytes: int
     opset: int

@@ -1,7 +1,8 @@
 """The fp32 reference: what every candidate's outputs and scores are compared with.
 
-ONNX Runtime computes it on the CPU without any graph optimisation, once; it is kept from run to
-run. A second, unrelated implementation, onnx's own reference evaluator, checks the first outputs.
+ONNX Runtime computes it on the CPU without any graph optimisation, LiteRT that of a TensorFlow Lite
+file without its delegate; once, and it is kept from run to run. A second, unrelated implementation,
+onnx's own reference evaluator, checks the first outputs of ONNX.
 """
 
 from __future__ import annotations
@@ -16,21 +17,27 @@ from harness.backend import Feed
 from harness.datasets import Dataset
 from harness.errors import UnsupportedError
 from harness.measure.accuracy import OutputFile
-from harness.plan import REFERENCE_BACKEND
+from harness.plan import reference_backend
 from harness.stateful import Sequences
 from harness.types import Array, Candidate, Precision, Settings
 
 CHECKED_SAMPLES = 3
 AGREES = 1e-3
 """Of an output's largest value: float32 in another order of operations stays far below it."""
+_PLAIN = {
+    "onnxruntime": (("graph-optimization", "disabled"),),
+    "litert": (("delegate", "none"),),
+}
+"""The options with which a backend computes a model as it is written."""
 LARGEST_BYTES = 500_000_000
 """Of a model that is checked: the evaluator is plain numpy, and holds every intermediate value."""
 
 
-def reference_candidate(threads: int) -> Candidate:
+def reference_candidate(threads: int, model_format: str = "onnx") -> Candidate:
     """The settings of the reference. It is judged like a candidate, and never timed."""
-    settings = Settings(threads=threads, options=(("graph-optimization", "disabled"),))
-    return Candidate(REFERENCE_BACKEND, Precision.FP32, "source", "cpu", settings)
+    backend = reference_backend(model_format)
+    settings = Settings(threads=threads, options=_PLAIN[backend])
+    return Candidate(backend, Precision.FP32, "source", "cpu", settings)
 
 
 def cross_check(job: jobs.CrossCheckJob) -> jobs.CrossChecked:

@@ -100,9 +100,12 @@ def _plan_of(run: RunRecord) -> Plan:
 
 
 def subject_of(
-    prepared: Prepared, candidates: Sequence[Candidate], baseline: str | None
+    prepared: Prepared, candidates: Sequence[Candidate], baseline: str | None, onnx: str | None
 ) -> Subject:
-    """What the accuracy passes of a run are asked; the baseline stands in for the reference."""
+    """What the accuracy passes of a run are asked; the baseline stands in for the reference.
+
+    onnx: the model's file, if it can be had as ONNX.
+    """
     stand_in = [each for each in candidates if each.id == baseline]
     reference = [prepared.reference] if prepared.reference else []
     return Subject(
@@ -112,6 +115,7 @@ def subject_of(
         host_fingerprint=prepared.host.fingerprint(),
         limit=prepared.config.constraints.max_accuracy_drop,
         stop=prepared.config.measure.stop_early,
+        onnx=onnx,
     )
 
 
@@ -165,7 +169,8 @@ def head(prepared: Prepared) -> RunRecord:
         git_sha=_git_sha(),
         model=ModelUse(
             name=model.name,
-            path=model.path,
+            path=model.source,
+            format=model.format,
             sha256=model.sha256,
             size_bytes=model.size_bytes,
             opset=model.opset,
@@ -281,11 +286,15 @@ class _Sweep:
         self._listen(Event("build", len(wanted), len(wanted), "done"))
         return engines
 
+    def _subject(self) -> Subject:
+        plan = self._plan
+        return subject_of(self._prepared, plan.candidates, plan.baseline, self._builder.onnx())
+
     def _judging(self, engines: dict[EngineKey, tuple[Engine, str]]) -> Judging:
         """The reference's pass comes first."""
         return Judging(
             self._setup,
-            subject_of(self._prepared, self._plan.candidates, self._plan.baseline),
+            self._subject(),
             self._cache,
             self._store,
             engines=engines,
@@ -315,7 +324,7 @@ class _Sweep:
         limit = config.constraints.max_accuracy_drop
         if config.recover_s is None or samples is None:
             return []
-        subject = subject_of(self._prepared, self._plan.candidates, self._plan.baseline)
+        subject = self._subject()
         metric = subject.metric if samples.data.labelled or not subject.labelled else "cosine"
         on_calibration = replace(subject, metric=metric, limit=None, stop="never")
         recovery = Recovery(
@@ -354,7 +363,7 @@ class _Sweep:
         }
         if not seeds or not chosen:
             return
-        subject = subject_of(prepared, self._plan.candidates, self._plan.baseline)
+        subject = self._subject()
         to_the_end = replace(subject, limit=None, stop="never")
         draws = Draws(
             self._setup,

@@ -11,8 +11,9 @@ from harness import jobs
 from harness.child import Child
 from harness.ownengines import OwnEngine
 from harness.profiles import Profile
+from harness.routes import Tool
 from harness.stateful import Sequences
-from harness.types import Probe, Stage, TensorSpec
+from harness.types import Ports, Probe, Stage, TensorSpec
 from harness.variants import Wishes
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Home:
-    """Where a backend's workers live.
+    """Where the workers of a backend, a converter or a source of programs live.
 
     location: its object. package: the top-level package that an interpreter of its own must see.
     python: that interpreter, or None for the parent's.
@@ -45,6 +46,9 @@ class Setup:
     profiles: of the backends whose engines are made for ranges of shapes. engines: the user's own,
     by the recipe that stands for each. compute_capability: of the GPU that engines are built for,
     where it isn't the candidate's device here.
+    model_format, ports: of the user's model. formats: what each backend reads, ONNX where nothing
+    is said. tools: the converters, which have homes too. shapes: of one inference, by input, where
+    open axes must be fixed.
     """
 
     model: str
@@ -63,6 +67,22 @@ class Setup:
     profiles: Mapping[str, tuple[Profile, ...]] = field(default_factory=dict)
     engines: Mapping[str, OwnEngine] = field(default_factory=dict)
     compute_capability: str | None = None
+    outputs: tuple[TensorSpec, ...] = ()
+    model_format: str = "onnx"
+    ports: Ports | None = None
+    formats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tools: tuple[Tool, ...] = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def checking(self) -> jobs.Samples | None:
+        """Samples that feed the model by its inputs' names, where there are any."""
+        found = self.validation if self.sequences is None else self.calibration
+        return found if found is not None and found.indices() else None
+
+    def reads(self, backend: str) -> tuple[str, ...]:
+        """The formats that a backend builds from, the best first."""
+        return self.formats.get(backend, ("onnx",))
 
     @property
     def fed(self) -> tuple[TensorSpec, ...]:

@@ -129,7 +129,7 @@ class _Side:
             made = builder.make(each)
             if made.engine is not None:
                 engines[each.engine_key] = (made.engine, made.record.engine_key)
-        subject = subject_of(self.prepared, run.candidates, run.baseline)
+        subject = subject_of(self.prepared, run.candidates, run.baseline, builder.onnx())
         with Store(self._folder / "judged.jsonl") as store:
             judging = Judging(
                 setup,

@@ -6,16 +6,17 @@ Values in, rich renderables or JSON-able data out; nothing here prints.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness import wire
+from harness import environments, homes, wire
 from harness.cache import Cache, Entry
 from harness.host import Host, advice
 from harness.noise import Tier
@@ -45,6 +46,12 @@ def size_text(size: float | None) -> str:
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size:.0f} B"
+
+
+def tilde(path: Path | str) -> str:
+    """A path, short where it is below the user's home folder."""
+    path, home = Path(path), Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def memory_text(size: float | None) -> str:
@@ -126,10 +133,38 @@ def backends_view(knowns: Sequence[Known]) -> RenderableType:
     return Group(table, *(fixes if problems else []))
 
 
-def devices_view(host: Host, target: str, knowns: Sequence[Known]) -> RenderableType:
+def elsewhere_view(knowns: Sequence[Known], python: Mapping[str, str]) -> list[RenderableType]:
+    """Which backends live in interpreters of their own, and which of these are out of date."""
+    table, old = grid(), [each.name for each in knowns if outdated(each)]
+    for known in knowns:
+        path, where = homes.interpreter_of(known.name, python)
+        if path is not None:
+            own = where is homes.Where.OWN
+            place = environments.folder(known.name) if own else path
+            maker = "enginepick setup" if own else "devices.toml"
+            table.add_row(f"  {known.name}", Text(f"{tilde(place)} ({maker})"))
+    parts: list[RenderableType] = []
+    if table.row_count:
+        parts += [Text("\nIn interpreters of their own:", "bold"), table]
+    if old:
+        parts += [Text("\nMade for another version of enginepick; to make them anew:", "bold")]
+        parts += [Text(f"  enginepick setup {' '.join(old)}")]
+    return parts
+
+
+def outdated(known: Known) -> bool:
+    """Whether the environment that was made for it has other packages than it asks for now."""
+    made, wanted = environments.made(known.name), known.capabilities.environment
+    return made is not None and wanted is not None and not made.serves(wanted)
+
+
+def devices_view(
+    host: Host, target: str, knowns: Sequence[Known], python: Mapping[str, str]
+) -> RenderableType:
     """``enginepick devices``."""
     tips = advice(host)
     parts: list[RenderableType] = [host_view(host, target), Text(), backends_view(knowns)]
+    parts += elsewhere_view(knowns, python)
     if tips:
         parts.append(Text("\nFor steadier measurements:", "bold"))
         bullets = Table.grid(padding=(0, 1))
@@ -139,7 +174,9 @@ def devices_view(host: Host, target: str, knowns: Sequence[Known]) -> Renderable
     return Group(*parts)
 
 
-def devices_data(host: Host, target: str, knowns: Sequence[Known]) -> dict[str, Any]:
+def devices_data(
+    host: Host, target: str, knowns: Sequence[Known], python: Mapping[str, str]
+) -> dict[str, Any]:
     """``enginepick devices --json``."""
     return {
         "schema": "enginepick-devices/1",
@@ -150,6 +187,8 @@ def devices_data(host: Host, target: str, knowns: Sequence[Known]) -> dict[str, 
                 "name": known.name,
                 "usable": known.probe.problem is None,
                 "install": known.capabilities.install,
+                "python": homes.interpreter_of(known.name, python)[0],
+                "outdated": outdated(known),
                 **{k: v for k, v in wire.encode(known.probe).items() if k != "backend"},
             }
             for known in knowns
@@ -190,7 +229,10 @@ def plan_view(prepared: Prepared) -> RenderableType:
         table.add_row(each.backend + mark, each.precision, each.recipe, each.device, settings)
     seconds, size = estimate(prepared)
     head = grid()
-    head.add_row("Model", f"{checked.model.path} ({size_text(checked.model.size_bytes)})")
+    head.add_row(
+        "Model",
+        f"{checked.model.source} ({size_text(checked.model.size_bytes)})",
+    )
     setup = prepared.setup()
     calibration = len(setup.calibration.indices()) if setup.calibration else 0
     head.add_row(

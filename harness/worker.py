@@ -23,9 +23,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from time import perf_counter_ns
-from typing import IO, Any, Optional, cast
+from typing import IO, Any, Optional
 
 import numpy as np
 
@@ -34,9 +35,12 @@ from harness.backend import (
     Backend,
     BuildRequest,
     Calibration,
+    Converter,
+    ConvertRequest,
     DeviceMemory,
     DeviceTimed,
     Feed,
+    ProgramSource,
     Queue,
     Session,
 )
@@ -55,6 +59,8 @@ from harness.types import Probe, Scenario, Stage, Status, TensorSpec
 PR_SET_PDEATHSIG = 1
 REST_PAUSE_S = 1.0
 """After work, before the device counts as at rest."""
+CHECKED_SAMPLES, AMONG = 2, 64
+"""That a conversion is checked on, and the user's first ones, among which they are found."""
 SLOT_ROUNDS = 2
 """Untimed inferences of each slot: some runtimes make ready at the first, others capture graphs at
 the second."""
@@ -97,6 +103,8 @@ class Worker:
         self._handlers: dict[type, tuple[Stage, Callable[[Any], object]]] = {
             jobs.ProbeJob: (Stage.PROBE, self._probe),
             jobs.CheckJob: (Stage.PLAN, self._check),
+            jobs.ReadJob: (Stage.PLAN, self._read),
+            jobs.ConvertJob: (Stage.CONVERT, self._convert),
             jobs.UnrollJob: (Stage.PLAN, self._unroll),
             jobs.VariantJob: (Stage.VARIANT, self._variant),
             jobs.BuildJob: (Stage.BUILD, self._build),
@@ -128,7 +136,8 @@ class Worker:
         return self._launch
 
     def _probe(self, job: jobs.ProbeJob) -> Probe:
-        return load(job.backend).probe()
+        probe: Probe = load(job.backend).probe()
+        return probe
 
     def _check(self, job: jobs.CheckJob) -> object:
         from harness import checks
@@ -144,9 +153,32 @@ class Worker:
                 seed=job.seed,
                 declared=job.images,
                 state=dict(job.state),
+                program=job.program,
             )
         except InputError as error:
             return jobs.Problems(error.problems)
+
+    def _read(self, job: jobs.ReadJob) -> object:
+        source: ProgramSource = load(job.source)
+        try:
+            return source.read(job.program, job.folder)
+        except InputError as error:
+            return jobs.Problems(error.problems)
+
+    def _convert(self, job: jobs.ConvertJob) -> jobs.Conversion:
+        converter: Converter = load(job.converter)
+        request = ConvertRequest(
+            model=job.model,
+            inputs=job.inputs,
+            outputs=job.outputs,
+            shapes=job.shapes,
+            samples=tuple(checking_feeds(job)),
+            ports=job.ports,
+        )
+        start = perf_counter_ns()
+        with scratch():
+            converted = converter.convert(request, job.workdir)
+        return jobs.Conversion(converted, perf_counter_ns() - start)
 
     def _unroll(self, job: jobs.UnrollJob) -> DataRef:
         from harness.unrolling import unroll
@@ -167,7 +199,7 @@ class Worker:
         return jobs.Noted(notes, perf_counter_ns() - start)
 
     def _build(self, job: jobs.BuildJob) -> jobs.Built:
-        backend = load(job.backend)
+        backend: Backend = load(job.backend)
         request = BuildRequest(
             model=job.model,
             precision=job.precision,
@@ -178,6 +210,7 @@ class Worker:
             options=job.options,
             profiles=job.profiles,
             compute_capability=job.compute_capability,
+            ports=job.ports,
         )
         start = perf_counter_ns()
         with scratch():
@@ -185,7 +218,7 @@ class Worker:
         return jobs.Built(engine, perf_counter_ns() - start)
 
     def _open(self, job: jobs.OpenJob) -> jobs.Opened:
-        backend = load(job.backend)
+        backend: Backend = load(job.backend)
         feed = first_feed(job)
         for modules in backend.capabilities.modules:
             import_first(modules, dict(job.settings.build).values())
@@ -378,10 +411,9 @@ def scratch() -> Iterator[None]:
             os.chdir(before)
 
 
-def load(location: jobs.Location) -> Backend:
-    """Import a backend's adapter module; its vendor package is imported by its methods."""
-    module = importlib.import_module(location.module)
-    return cast("Backend", getattr(module, location.attribute))
+def load(location: jobs.Location) -> Any:
+    """A plug-in: its module is imported here, its vendor's package by its methods."""
+    return getattr(importlib.import_module(location.module), location.attribute)
 
 
 def import_first(modules: str, chosen: Collection[str] = ()) -> str:
@@ -432,6 +464,16 @@ def calibration(
     if samples is None:
         return None
     return CalibrationSet(samples.data, inputs, samples.indices())
+
+
+def checking_feeds(job: jobs.ConvertJob) -> Iterator[Feed]:
+    """The user's first samples that have the shapes that are converted for."""
+    if job.samples is None:
+        return
+    shapes = dict(job.shapes)
+    feeds = Dataset(job.samples.data).feeds(job.inputs, job.samples.indices()[:AMONG])
+    alike = (feed for feed, _ in feeds if {n: a.shape for n, a in feed.items()} == shapes)
+    yield from islice(alike, CHECKED_SAMPLES)
 
 
 def first_feed(job: jobs.OpenJob) -> Feed:

@@ -82,7 +82,7 @@ def test_an_engine_as_it_is_has_no_options_of_a_build_that_was_not_ours():
     ("backend", "wish", "inputs", "samples", "status", "words"),
     [
         (known(problem="no module"), wishes(), FREE, 1, Status.UNAVAILABLE, "no module"),
-        (known(formats=("tflite",)), wishes(), FREE, 1, Status.UNSUPPORTED, "not onnx"),
+        (known(formats=("tflite",)), wishes(), FREE, 1, Status.UNSUPPORTED, "from onnx"),
         (known(), wishes(devices=("gpu:7",)), FREE, 1, Status.UNAVAILABLE, "no device gpu:7"),
         (known(), wishes(precisions=(INT8,)), FREE, 0, Status.UNSUPPORTED, "no calibration"),
         (

@@ -150,7 +150,7 @@ class TestSweep:
         assert found == {
             (name, offer.precision)
             for name in BACKENDS
-            for offer in registry.load(name).capabilities.offers
+            for offer in registry.load(name, registry.BACKENDS).capabilities.offers
         }
         least = (Precision.FP32, Precision.FP16, Precision.INT8)
         assert found >= {(name, precision) for name in BACKENDS for precision in least}

@@ -115,7 +115,7 @@ def said(job: jobs.CrossCheckJob) -> str:
         isa=frozenset(),
         timeout_s=60,
     )
-    return judging.cross_check(setup, job.samples, Path(job.kept))
+    return judging.cross_check(setup, job.model, job.samples, Path(job.kept))
 
 
 def normalizing_model() -> Any:

@@ -45,7 +45,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         info = folder / f"{dist.replace('-', '_')}-1.0.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{name} = {entry}\n")
+        (info / "entry_points.txt").write_text(f"[{registry.BACKENDS.group}]\n{name} = {entry}\n")
         (folder / f"{module}.py").write_text(source)
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.delitem(sys.modules, module, raising=False)
@@ -73,15 +73,15 @@ def test_listing_and_locating_import_nothing() -> None:
 
 
 def test_the_null_backend_is_loaded_and_hidden() -> None:
-    assert registry.location("null") == registry.BackendLocation(
+    assert registry.location("null") == registry.PlugInLocation(
         "null", "backends.null", "BACKEND", "enginepick"
     )
-    assert registry.load("null").name == "null"
+    assert registry.load("null", registry.BACKENDS).name == "null"
     assert registry.hidden("null")
     assert not registry.hidden("onnxruntime")
 
 
-@pytest.mark.parametrize("call", [registry.location, registry.load, registry.safe_load])
+@pytest.mark.parametrize("call", [registry.location, registry.safe_load])
 def test_an_unknown_name_is_the_users_mistake(call: Callable[[str], object]) -> None:
     with pytest.raises(InputError) as caught:
         call("openvinno")
@@ -92,7 +92,7 @@ def test_an_unknown_name_is_the_users_mistake(call: Callable[[str], object]) -> 
 
 def test_a_name_like_no_other_gets_the_list() -> None:
     with pytest.raises(InputError) as caught:
-        registry.load("qqq")
+        registry.load("qqq", registry.BACKENDS)
     (problem,) = caught.value.problems
     assert "null, onnxruntime, openvino" in problem.what
     assert problem.fix == "enginepick devices"
@@ -102,8 +102,8 @@ def test_a_third_partys_plugin_is_a_backend_like_ours(install: Install) -> None:
     folder = install("plugin_good", GOOD.format(api=1), entry="plugin_good:place.BACKEND")
     assert "plugin" in registry.names()
     assert registry.location("plugin").distribution == "dist-plugin_good"
-    assert registry.load("plugin").name == "plugin"
-    assert registry.safe_load("plugin") is registry.load("plugin")
+    assert registry.load("plugin", registry.BACKENDS).name == "plugin"
+    assert registry.safe_load("plugin") is registry.load("plugin", registry.BACKENDS)
     assert registry.source_root("plugin_good") == folder
     assert not registry.hidden("plugin")
 
@@ -136,7 +136,7 @@ def test_a_broken_plugin_is_a_probe_that_says_why(
     assert "dist-plugin_bad" in probe.fix
     assert probe.devices == ()
     with pytest.raises(UnavailableError):
-        registry.load(name)
+        registry.load(name, registry.BACKENDS)
 
 
 def test_two_distributions_with_one_name_are_both_named(install: Install) -> None:

@@ -156,11 +156,13 @@ class Recovery:
 
     def _in_file(self, failure: Failure, seconds: float) -> jobs.Searched | jobs.Refused:
         setup = self._setup
+        model = self._builder.onnx()
         assert setup.calibration is not None
+        assert model is not None, "what failed was made of it"
         job = jobs.SearchJob(
             recipe=failure.recipe.name,
             parameters=failure.recipe.params,
-            source=setup.model,
+            source=model,
             inputs=setup.inputs,
             calibration=setup.calibration,
             metric=self._calibrating.metric,
