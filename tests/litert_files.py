@@ -1,0 +1,151 @@
+"""``.tflite`` files made by hand, operator by operator, so that tests know what is in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class File:
+    """A model of one subgraph. Tensors are named; the numbers of all are in ``numbers``."""
+
+    def __init__(self) -> None:
+        from ai_edge_litert.tools import flatbuffer_utils
+
+        self.tools = flatbuffer_utils
+        self.schema = flatbuffer_utils.schema_fb
+        self.model = self.schema.ModelT()
+        self.model.version = 3
+        self.model.buffers = [self.schema.BufferT()]
+        self.model.operatorCodes = []
+        self.graph = self.schema.SubGraphT()
+        self.graph.tensors, self.graph.operators = [], []
+        self.model.subgraphs = [self.graph]
+        self.numbers: dict[str, int] = {}
+
+    def tensor(self, name: str, shape: Any, dtype: str = "FLOAT32", *, open_batch: bool = False):
+        tensor = self.schema.TensorT()
+        tensor.name, tensor.shape, tensor.buffer = name.encode(), list(shape), 0
+        tensor.type = getattr(self.schema.TensorType, dtype)
+        if open_batch:
+            tensor.shapeSignature = [-1, *shape[1:]]
+        self.numbers[name] = len(self.graph.tensors)
+        self.graph.tensors.append(tensor)
+        return self.numbers[name]
+
+    def constant(self, name: str, value: np.ndarray):
+        dtype = {"f4": "FLOAT32", "i4": "INT32"}[value.dtype.str[1:]]
+        number = self.tensor(name, value.shape, dtype)
+        buffer = self.schema.BufferT()
+        buffer.data = np.frombuffer(value.tobytes(), np.uint8)
+        self.graph.tensors[number].buffer = len(self.model.buffers)
+        self.model.buffers.append(buffer)
+        return number
+
+    def operator(self, name: str, inputs: list[str], outputs: list[str], **options: Any) -> None:
+        """options: fields of its options object, ``kind`` that object's name."""
+        code = self.schema.OperatorCodeT()
+        known = getattr(self.schema.BuiltinOperator, name, None)
+        if known is None:
+            code.builtinCode, code.customCode = self.schema.BuiltinOperator.CUSTOM, name.encode()
+        else:
+            code.builtinCode = known
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        code.version = options.pop("version", 1)
+        operator = self.schema.OperatorT()
+        operator.opcodeIndex = len(self.model.operatorCodes)
+        operator.inputs = [self.numbers[each] for each in inputs]
+        operator.outputs = [self.numbers[each] for each in outputs]
+        kind = options.pop("kind", None)
+        if kind is not None:
+            operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, kind)
+            operator.builtinOptions = getattr(self.schema, kind + "T")()
+            for key, value in options.items():
+                setattr(operator.builtinOptions, key, value)
+        self.model.operatorCodes.append(code)
+        self.graph.operators.append(operator)
+
+    def write(self, path: Path, inputs: list[str], outputs: list[str], *, signed: bool) -> str:
+        self.graph.inputs = [self.numbers[name] for name in inputs]
+        self.graph.outputs = [self.numbers[name] for name in outputs]
+        if signed:
+            signature = self.schema.SignatureDefT()
+            signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
+            signature.inputs = [self._named(name) for name in inputs]
+            signature.outputs = [self._named(name) for name in outputs]
+            self.model.signatureDefs = [signature]
+        path.write_bytes(bytes(self.tools.convert_object_to_bytearray(self.model)))
+        return str(path)
+
+    def _named(self, name: str) -> Any:
+        tensor = self.schema.TensorMapT()
+        tensor.name, tensor.tensorIndex = f"the_{name}".encode(), self.numbers[name]
+        return tensor
+
+
+def cnn(path: Path, *, signed: bool = True, open_batch: bool = False, seed: int = 0) -> str:
+    """``image`` [1, 8, 8, 32] -> conv -> relu -> ``features`` -> dense -> ``scores`` [1, 64, 10].
+
+    The dense layer is applied at each place of the image. With a signature its names are
+    ``the_image`` and ``the_scores``.
+    """
+    rng = np.random.default_rng(seed)
+    file = File()
+    file.tensor("image", (1, 8, 8, 32), open_batch=open_batch)
+    file.constant("filter", rng.standard_normal((32, 3, 3, 32)).astype("f4") / 17)
+    file.constant("bias", rng.standard_normal(32).astype("f4"))
+    file.tensor("features", (1, 8, 8, 32), open_batch=open_batch)
+    file.constant("dense", rng.standard_normal((10, 32)).astype("f4") / 6)
+    file.constant("offset", rng.standard_normal(10).astype("f4"))
+    file.tensor("scores", (1, 8, 8, 10), open_batch=open_batch)
+    conv = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1}
+    relu = file.schema.ActivationFunctionType.RELU
+    file.operator(
+        "CONV_2D",
+        ["image", "filter", "bias"],
+        ["features"],
+        kind="Conv2DOptions",
+        fusedActivationFunction=relu,
+        **conv,
+    )
+    file.operator(
+        "FULLY_CONNECTED",
+        ["features", "dense", "offset"],
+        ["scores"],
+        kind="FullyConnectedOptions",
+        keepNumDims=True,
+    )
+    return file.write(path, ["image"], ["scores"], signed=signed)
+
+
+def product(path: Path) -> str:
+    """``left`` [1, 4, 16] times constant weights in a BATCH_MATMUL -> ``right`` [1, 4, 8]."""
+    rng = np.random.default_rng(1)
+    file = File()
+    file.tensor("left", (1, 4, 16))
+    scales = np.logspace(-2, 0, 8)
+    file.constant("weights", (rng.standard_normal((1, 16, 8)) * scales).astype("f4"))
+    file.tensor("right", (1, 4, 8))
+    file.operator("BATCH_MATMUL", ["left", "weights"], ["right"], kind="BatchMatMulOptions")
+    return file.write(path, ["left"], ["right"], signed=True)
+
+
+def table(path: Path) -> str:
+    """``ids`` int32 [1, 4] -> GATHER from a table -> ``rows`` [1, 4, 16]: no delegate takes it."""
+    file = File()
+    file.tensor("ids", (1, 4), "INT32")
+    file.constant("table", np.arange(160, dtype="f4").reshape(10, 16))
+    file.tensor("rows", (1, 4, 16))
+    file.operator("GATHER", ["table", "ids"], ["rows"], kind="GatherOptions")
+    return file.write(path, ["ids"], ["rows"], signed=True)
+
+
+def of_operator(path: Path, name: str, **options: Any) -> str:
+    """One operator from ``x`` [1, 4] to ``y``: for those that LiteRT hasn't."""
+    file = File()
+    file.tensor("x", (1, 4))
+    file.tensor("y", (1, 4))
+    file.operator(name, ["x"], ["y"], **options)
+    return file.write(path, ["x"], ["y"], signed=False)

@@ -1,0 +1,453 @@
+"""What users of LiteRT rely on: what its own API gives, their names and layout, and the truth."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backends.litert import BACKEND, building, compiled
+from backends.litert.compiled import CompiledSession, Target
+from harness.backend import BuildRequest
+from harness.errors import BackendError, UnavailableError, UnsupportedError
+from harness.testing import MemoryCalibration, infer
+from harness.types import Engine, Port, Ports, Precision, Settings, TensorSpec
+
+_PROBE = BACKEND.probe()
+pytestmark = pytest.mark.skipif(_PROBE.problem is not None, reason=str(_PROBE.problem))
+litert_files = pytest.importorskip("litert_files")
+
+ONE = Settings(threads=1)
+RECIPES = {offer.recipe: offer for offer in BACKEND.capabilities.offers}
+CPU = _PROBE.device("cpu")
+needs_fp16 = pytest.mark.skipif(
+    CPU is None or Precision.FP16 not in CPU.precisions, reason="this CPU has no float16"
+)
+
+
+def image(seed=0, batch=1):
+    return np.random.default_rng(seed).standard_normal((batch, 8, 8, 32)).astype("f4")
+
+
+@pytest.fixture
+def cnn(tmp_path):
+    return litert_files.cnn(tmp_path / "cnn.tflite")
+
+
+def build(path, workdir, recipe="source", ports=None, name="the_image", **parameters):
+    workdir.mkdir()
+    offer = RECIPES[recipe]
+    feeds = [{name: image(seed)} for seed in range(8)]
+    request = BuildRequest(
+        path,
+        offer.precision,
+        recipe,
+        "cpu",
+        calibration=MemoryCalibration(feeds) if offer.calibrated else None,
+        parameters=tuple(parameters.items()),
+        ports=ports,
+    )
+    return BACKEND.build(request, str(workdir))
+
+
+def as_is(path, workdir):
+    workdir.mkdir()
+    return BACKEND.build(BuildRequest(path, Precision.AS_IS, "as-is", "cpu"), str(workdir))
+
+
+def operators(path):
+    (graph,) = building.flatfile.read(path)
+    return {each.name: graph.precision(each) for each in graph.operators}
+
+
+def test_a_users_own_file_keeps_its_names_and_its_layout(cnn, tmp_path):
+    session = BACKEND.open(as_is(cnn, tmp_path / "engine"), "cpu", ONE)
+    assert session.inputs == (TensorSpec("the_image", "float32", (1, 8, 8, 32)),)
+    assert session.outputs == (TensorSpec("the_scores", "float32", (1, 8, 8, 10)),)
+    plain = litert_files.cnn(tmp_path / "plain.tflite", signed=False, open_batch=True)
+    session = BACKEND.open(as_is(plain, tmp_path / "other"), "cpu", ONE)
+    assert session.inputs == (TensorSpec("image", "float32", (None, 8, 8, 32)),)
+
+
+def by_hand(path, recipe, x):
+    """The vendor's API as its own documentation has it."""
+    from ai_edge_litert.compiled_model import (
+        CompiledModel,
+        CpuOptions,
+        HardwareAccelerator,
+        Options,
+    )
+    from ai_edge_litert.interpreter import Interpreter
+
+    if recipe == "float-casting":
+        cpu = CpuOptions(num_threads=1, xnnpack_flags=4)
+        options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
+        model = CompiledModel.from_file(path, options=options)
+        ins, outs = model.create_input_buffers(0), model.create_output_buffers(0)
+        ins[0].write(x)
+        model.run_by_index(0, ins, outs)
+        return outs[0].read(640, np.float32).reshape(1, 8, 8, 10)
+    runner = Interpreter(model_path=path, num_threads=1).get_signature_runner("serving_default")
+    return runner(the_image=x)["the_scores"]
+
+
+def quantized_by_hand(path, recipe):
+    """The vendor's quantizer by its own recipes, as these names say."""
+    from litert_quantizer import calibrator, quantizer, recipe_manager
+    from litert_quantizer import recipe as recipes
+    from litert_quantizer.utils import qsv_utils
+
+    tool = quantizer.Quantizer(path)
+    ranges = None
+    if recipe == "source":
+        return Path(path).read_bytes()
+    if recipe == "float-casting":
+        tool.add_weight_only_config(".*", "*", 16, algorithm_key="float_casting")
+    else:
+        tool.load_quantization_recipe(getattr(recipes, recipe.replace("-", "_"))())
+    if recipe == "static-wi8-ai8":
+        for name in ("INPUT", "OUTPUT"):
+            tool.update_quantization_recipe(".*", name, None, "no_quantize")
+        rules = recipe_manager.RecipeManager()
+        rules.load_quantization_recipe(tool.get_quantization_recipe())
+        content = Path(path).read_bytes()
+        found = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
+        feeds = [{"the_image": image(seed)} for seed in range(8)]
+        found.calibrate({"serving_default": feeds}, rules)
+        ranges = found.get_model_qsvs()
+    return bytes(tool.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+@pytest.mark.filterwarnings("ignore:Warning. Enabling `experimental_preserve_all_tensors`")
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(each, marks=needs_fp16 if each == "float-casting" else ()) for each in RECIPES],
+)
+def test_outputs_are_those_of_the_vendors_own_api_to_the_bit(recipe, cnn, tmp_path):
+    if recipe != "source":
+        pytest.importorskip("litert_quantizer")
+    engine = build(cnn, tmp_path / "engine", recipe)
+    hand = tmp_path / "hand.tflite"
+    hand.write_bytes(quantized_by_hand(cnn, recipe))
+    session = BACKEND.open(engine, "cpu", ONE)
+    got = infer(session, {"the_image": image(99)})["the_scores"]
+    assert np.array_equal(got, by_hand(str(hand), recipe, image(99)))
+    assert recipe == "source" or engine.size_bytes < 0.8 * Path(cnn).stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("recipe", "precision", "said"),
+    [
+        ("source", "fp32", "XNNPACK runs 2 of 2 operators"),
+        pytest.param(
+            "float-casting", "fp16", "forced to float16, and the outputs show it", marks=needs_fp16
+        ),
+        ("static-wi8-ai8", "int8", "XNNPACK runs 4 of 4 operators"),
+        ("dynamic-wi8-afp32", "int8", "XNNPACK runs 2 of 2 operators"),
+        ("dynamic-wi4-afp32", "int4-weights", "operators"),
+        ("weight-only-wi8-afp32", "fp32", "2 weights stored as int8 are unpacked to float32"),
+    ],
+)
+def test_executed_tells_the_products_and_who_makes_them(recipe, precision, said, cnn, tmp_path):
+    if recipe != "source":
+        pytest.importorskip("litert_quantizer")
+    session = BACKEND.open(build(cnn, tmp_path / "engine", recipe), "cpu", ONE)
+    executed = session.executed
+    assert {share.name: share.count for share in executed.precisions} == {precision: 2}
+    assert said in executed.detail
+    assert {share.name.split(":")[0] for share in executed.devices} == {"cpu"}
+
+
+def test_executed_names_the_operators_that_fell_back(tmp_path):
+    path = litert_files.table(tmp_path / "table.tflite")
+    session = BACKEND.open(as_is(path, tmp_path / "engine"), "cpu", ONE)
+    assert "LiteRT's own kernels run 1 GATHER" in session.executed.detail
+    assert [share.name for share in session.executed.devices] == ["cpu:builtin"]
+
+
+def test_the_delegate_can_be_left_out(cnn, tmp_path):
+    engine = as_is(cnn, tmp_path / "engine")
+    feed = {"the_image": image()}
+    plain = BACKEND.open(engine, "cpu", ONE)
+    bare = BACKEND.open(engine, "cpu", dataclasses.replace(ONE, options=(("delegate", "none"),)))
+    assert [share.name for share in bare.executed.devices] == ["cpu:builtin"]
+    left, right = (infer(session, feed)["the_scores"] for session in (plain, bare))
+    np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+NCHW = (0, 2, 3, 1)
+
+
+def channels_first(dtype="float32"):
+    return Ports(
+        (Port(TensorSpec("x", dtype, ("n", 32, 8, 8)), "image", "float32", NCHW),),
+        (Port(TensorSpec("y", "float32", ("n", 10, 8, 8)), "scores", "float32", NCHW),),
+    )
+
+
+@pytest.mark.parametrize("recipe", ["source", pytest.param("float-casting", marks=needs_fp16)])
+def test_a_converted_model_keeps_its_own_names_and_layout(recipe, tmp_path):
+    path = litert_files.cnn(tmp_path / "cnn.tflite", open_batch=True)
+    own = BACKEND.open(as_is(path, tmp_path / "own"), "cpu", ONE)
+    session = BACKEND.open(build(path, tmp_path / "e", recipe, channels_first()), "cpu", ONE)
+    assert session.inputs == (TensorSpec("x", "float32", ("n", 32, 8, 8)),)
+    assert session.outputs == (TensorSpec("y", "float32", ("n", 10, 8, 8)),)
+    for batch in (1, 3, 1):
+        x = image(batch, batch)
+        wanted = infer(own, {"the_image": x})["the_scores"].transpose(0, 3, 1, 2)
+        got = infer(session, {"x": np.ascontiguousarray(x.transpose(0, 3, 1, 2))})["y"]
+        exact = recipe == "source"
+        np.testing.assert_allclose(got, wanted, rtol=0 if exact else 0.1, atol=0 if exact else 0.1)
+        assert got.flags.c_contiguous
+
+
+def test_calibration_samples_have_the_models_own_layout(tmp_path):
+    pytest.importorskip("litert_quantizer")
+    path = litert_files.cnn(tmp_path / "cnn.tflite", signed=False, open_batch=True)
+    (tmp_path / "engine").mkdir()
+    feeds = [{"x": np.ascontiguousarray(image(seed).transpose(0, 3, 1, 2))} for seed in range(8)]
+    request = BuildRequest(
+        path,
+        Precision.INT8,
+        "static-wi8-ai8",
+        "cpu",
+        calibration=MemoryCalibration(feeds),
+        ports=channels_first(),
+    )
+    quantized = BACKEND.open(BACKEND.build(request, str(tmp_path / "engine")), "cpu", ONE)
+    plain = BACKEND.open(build(path, tmp_path / "plain", ports=channels_first()), "cpu", ONE)
+    left, right = (infer(session, feeds[0])["y"].ravel() for session in (quantized, plain))
+    assert left @ right > 0.999 * np.linalg.norm(left) * np.linalg.norm(right)
+
+
+def test_a_fixed_batch_is_fixed_in_what_the_session_shows_and_takes(cnn, tmp_path):
+    session = BACKEND.open(build(cnn, tmp_path / "e", ports=channels_first()), "cpu", ONE)
+    assert session.inputs[0].shape == (1, 32, 8, 8)
+    assert session.outputs[0].shape == (1, 10, 8, 8)
+    with pytest.raises(UnsupportedError, match=r"input x: .* was given the shape \[2, 32, 8, 8\]"):
+        session.bind({"x": np.zeros((2, 32, 8, 8), "f4")})
+
+
+def test_integers_that_the_file_cant_hold_are_refused(tmp_path):
+    path = litert_files.table(tmp_path / "table.tflite")
+    ports = Ports(
+        (Port(TensorSpec("ids", "int64", (1, 4)), "ids", "int32"),),
+        (Port(TensorSpec("rows", "float32", (1, 4, 16)), "rows", "float32"),),
+    )
+    session = BACKEND.open(build(path, tmp_path / "e", ports=ports), "cpu", ONE)
+    rows = infer(session, {"ids": np.array([[3, 1, 2, 0]])})["rows"]
+    assert rows[0, :, 0].tolist() == [48, 16, 32, 0]
+    for feed in (np.array([[0, 0, 0, 2**32 + 1]]), np.array([[0, 0, 0, -(2**40)]])):
+        with pytest.raises(UnsupportedError, match="ids: has values"):
+            session.bind({"ids": feed})
+        with pytest.raises(BackendError, match="bind a feed"):
+            session.run()  # nothing stale runs
+
+
+def test_outputs_may_be_kept_while_the_session_runs_on(cnn, tmp_path):
+    session = BACKEND.open(as_is(cnn, tmp_path / "engine"), "cpu", ONE)
+    session.bind({"the_image": image(1)})
+    session.run()
+    kept = session.fetch()
+    session.bind({"the_image": image(2)})
+    session.run()  # which LiteRT refuses while a view of its memory is held
+    assert not np.array_equal(kept["the_scores"], session.fetch()["the_scores"])
+
+
+def test_compiled_models_serve_every_batch_and_type(tmp_path):
+    """As on a GPU, on the one accelerator that is everywhere."""
+    path = litert_files.cnn(tmp_path / "cnn.tflite", open_batch=True)
+    slots = building.inspect(path, channels_first())
+    session = CompiledSession(Target("cpu").compile(path), slots, "cpu", lambda _: None)
+    own = BACKEND.open(as_is(path, tmp_path / "own"), "cpu", ONE)
+    for batch in (1, 3, 1):
+        x = image(batch, batch)
+        wanted = infer(own, {"the_image": x})["the_scores"].transpose(0, 3, 1, 2)
+        assert np.array_equal(infer(session, {"x": x.transpose(0, 3, 1, 2)})["y"], wanted)
+    with pytest.raises(UnsupportedError, match="x"):
+        session.bind({"x": np.zeros((1, 32, 8, 9), "f4")})
+    session.close()
+    session.close()
+    with pytest.raises(BackendError, match="closed"):
+        session.run()
+
+
+def test_a_device_that_isnt_there_is_refused_by_its_name(cnn, tmp_path):
+    engine = as_is(cnn, tmp_path / "engine")
+    for device in {"gpu:0", "gpu:99", "npu"} - {each.id for each in _PROBE.devices}:
+        with pytest.raises(UnavailableError, match=device):
+            BACKEND.open(engine, device, ONE)
+
+
+def test_a_probe_is_silent(capfd):
+    assert BACKEND.probe() == _PROBE
+    assert "cpu" in {device.id for device in _PROBE.devices}
+    noise = [line for line in capfd.readouterr().err.splitlines() if "XNNPACK" not in line]
+    assert noise == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((("delegate", "gpu"),), "delegate=gpu: expected xnnpack or none"),
+        ((("cpu-fallback", "on"),), "no option cpu-fallback on the cpu"),
+    ],
+)
+def test_wrong_options_are_refused(options, said, cnn, tmp_path):
+    engine = as_is(cnn, tmp_path / "engine")
+    with pytest.raises(BackendError, match=said):
+        BACKEND.open(engine, "cpu", Settings(options=options))
+
+
+# -- refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operator", "options", "said"),
+    [
+        ("MyOp", {}, "no kernel for the custom operator MyOp"),
+        ("FlexErf", {}, "no kernel for TensorFlow's operator Erf"),
+        ("ABS", {"version": 99}, "no operator ABS of version 99"),
+    ],
+)
+def test_an_operator_that_litert_lacks_is_named(operator, options, said, tmp_path):
+    path = litert_files.of_operator(tmp_path / "one.tflite", operator, **options)
+    with pytest.raises(UnsupportedError, match=said) as refused:
+        as_is(path, tmp_path / "engine")
+    assert refused.value.fix
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no model at all\n" * 99, None], ids=["0", "text", "cut"]
+)
+def test_a_damaged_file_is_an_error_that_says_so(content, cnn, tmp_path):
+    path = tmp_path / "bad.tflite"
+    path.write_bytes(Path(cnn).read_bytes()[:2000] if content is None else content)
+    with pytest.raises(BackendError, match=r"damaged, or isn't a \.tflite file"):
+        as_is(str(path), tmp_path / "engine")
+
+
+def test_a_quantized_file_isnt_quantized_again_and_isnt_called_fp32(cnn, tmp_path):
+    pytest.importorskip("litert_quantizer")
+    quantized = build(cnn, tmp_path / "q", "dynamic-wi8-afp32").path
+    for recipe in set(RECIPES) - {"source"}:
+        with pytest.raises(UnsupportedError, match="quantized already"):
+            build(quantized, tmp_path / recipe, recipe)
+    engine = build(quantized, tmp_path / "source")
+    assert "isn't float32 throughout" in engine.notes[0]
+    assert BACKEND.open(engine, "cpu", ONE).executed.share("fp32") == 0
+
+
+# -- wishes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wishes", "conv", "dense"),
+    [
+        ({}, "int8", "int8"),
+        ({"exclude": json.dumps(["Conv"])}, "fp32", "int8"),
+        ({"exclude": json.dumps(["FULLY_CONNECTED"])}, "int8", "fp32"),
+        ({"exclude": json.dumps(["features"])}, "fp32", "int8"),
+        ({"include": "Gemm,MatMul"}, "fp32", "int8"),
+        ({"symmetric": "yes", "per_channel": "no", "calibration": "minmax"}, "int8", "int8"),
+    ],
+)
+def test_wishes_for_int8_are_kept(wishes, conv, dense, cnn, tmp_path):
+    pytest.importorskip("litert_quantizer")
+    engine = build(cnn, tmp_path / "engine", "static-wi8-ai8", **wishes)
+    found = operators(engine.path)
+    assert (found["CONV_2D"], found["FULLY_CONNECTED"]) == (conv, dense)
+    model = building.flatfile.parse(engine.path)
+    tensors = {each.name.decode(): each.quantization for each in model.subgraphs[0].tensors}
+    if conv == "int8":
+        assert len(tensors["filter"].scale) == (1 if wishes.get("per_channel") == "no" else 32)
+        assert (tensors["features"].zeroPoint[0] == 0) == (wishes.get("symmetric") == "yes")
+
+
+def test_blocks_of_weights_are_as_wide_as_wished(cnn, tmp_path):
+    pytest.importorskip("litert_quantizer")
+    engine = build(cnn, tmp_path / "engine", "dynamic-wi4-afp32", block_size="32")
+    assert operators(engine.path) == {"CONV_2D": "int4-weights", "FULLY_CONNECTED": "int4-weights"}
+    session = BACKEND.open(engine, "cpu", ONE)
+    assert np.isfinite(infer(session, {"the_image": image()})["the_scores"]).all()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wish", "said"),
+    [
+        ("static-wi8-ai8", {"calibration": "entropy"}, "entropy"),
+        ("static-wi8-ai8", {"reduce_range": "yes"}, "7 bits"),
+        ("static-wi8-ai8", {"percentile": "99"}, "percentile"),
+        ("static-wi8-ai8", {"exclude": '["nothing_like_it"]'}, "nothing_like_it"),
+        ("static-wi8-ai8", {"include": "LSTM"}, "LSTM"),
+        ("dynamic-wi4-afp32", {"block_size": "16"}, "blocks may have 32"),
+        ("weight-only-wi8-afp32", {"block_size": "32"}, "block_size"),
+    ],
+)
+def test_wishes_that_cant_be_met_are_refused(recipe, wish, said, cnn, tmp_path):
+    pytest.importorskip("litert_quantizer")
+    with pytest.raises(UnsupportedError, match=said):
+        build(cnn, tmp_path / "engine", recipe, **wish)
+
+
+def test_products_of_constant_weights_stay_right_in_int8(tmp_path):
+    """The vendor's own recipe scales these by channel, which the kernel doesn't read."""
+    pytest.importorskip("litert_quantizer")
+    path = litert_files.product(tmp_path / "product.tflite")
+    feeds = [
+        {"the_left": np.random.default_rng(seed).standard_normal((1, 4, 16)).astype("f4")}
+        for seed in range(8)
+    ]
+    found = []
+    for offer in (RECIPES["source"], RECIPES["static-wi8-ai8"]):
+        folder = tmp_path / offer.recipe
+        folder.mkdir()
+        calibration = MemoryCalibration(feeds)
+        request = BuildRequest(path, offer.precision, offer.recipe, "cpu", calibration)
+        session = BACKEND.open(BACKEND.build(request, str(folder)), "cpu", ONE)
+        found.append(infer(session, feeds[0])["the_right"].ravel())
+    left, right = found
+    assert left @ right > 0.995 * np.linalg.norm(left) * np.linalg.norm(right)
+
+
+def test_float16_that_xnnpack_refuses_names_the_operator(tmp_path):
+    pytest.importorskip("litert_quantizer")
+    path = litert_files.product(tmp_path / "product.tflite")
+    with pytest.raises(UnsupportedError, match="can't compute this model in float16: BATCH_MATMUL"):
+        build(path, tmp_path / "engine", "float-casting", name="the_left")
+
+
+def test_our_own_engine_that_a_user_brings_keeps_its_names(cnn, tmp_path):
+    engine = build(cnn, tmp_path / "e", ports=channels_first())
+    again = as_is(engine.path, tmp_path / "again")
+    assert set(again.files) == {"model.tflite", "engine.json"}
+    assert BACKEND.open(again, "cpu", ONE).inputs[0].name == "x"
+    other = tmp_path / "e" / "other.tflite"  # beside an engine.json that isn't its own
+    other.write_bytes(Path(litert_files.cnn(tmp_path / "b.tflite", seed=5)).read_bytes())
+    assert as_is(str(other), tmp_path / "third").files == ("other.tflite",)
+
+
+def test_the_script_can_leave_the_delegate_out(cnn, tmp_path):
+    engine = build(cnn, tmp_path / "e", ports=channels_first())
+    settings = Settings(threads=1, options=(("delegate", "none"),))
+    script = tmp_path / "e" / "script.py"
+    script.write_text(BACKEND.deploy_code(engine, "cpu", settings), encoding="utf-8")
+    scope = {"__file__": str(script), "__name__": "deployed"}
+    exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), scope)
+    feed = {"x": np.ascontiguousarray(image().transpose(0, 3, 1, 2))}
+    session = BACKEND.open(engine, "cpu", settings)
+    assert np.array_equal(scope["infer"](scope["load"](), feed)["y"], infer(session, feed)["y"])
+
+
+@needs_fp16
+def test_float16_shows_in_what_a_tiny_model_gives():
+    assert compiled.trial(Target("cpu", fp16=True)) is None
+    assert compiled.trial(Target("cpu")) is None
+
+
+def test_the_engine_is_only_what_lies_beside_it(cnn, tmp_path):
+    engine = build(cnn, tmp_path / "e", ports=channels_first())
+    (tmp_path / "e" / "engine.json").unlink()
+    bare = Engine(engine.path, ("model.tflite",), 1)
+    assert BACKEND.open(bare, "cpu", ONE).inputs[0].name == "the_image"
