@@ -5,7 +5,8 @@ the harness has to know, with every offset, length and index checked, so that no
 leads to anything but :class:`InputError`. The file is mapped: weights are never loaded.
 
 Tools run subgraph 0, the first. A name of an input or output is that of the signature (of several
-of that subgraph: of ``serving_default``), where it names all of them; else the tensor's.
+of that subgraph: of ``serving_default``), where it names all of them, each by a name of its own;
+else the tensor's, with a number where another one before it has that, too.
 """
 
 from __future__ import annotations
@@ -373,12 +374,12 @@ def _names(
         known = [each for each in known if each.key == _SIGNATURE]
     if len(known) == 1:
         named, given = _mapped(inputs, known[0].inputs), _mapped(outputs, known[0].outputs)
-        if named is not None and given is not None:
+        if named is not None and given is not None and not set(named) & set(given):
             return named, given
-    return (
-        _unique([tensors[each].name for each in inputs], "input"),
-        _unique([tensors[each].name for each in outputs], "output"),
-    )
+    wanted = [tensors[each].name or f"input_{i}" for i, each in enumerate(inputs)]
+    wanted += [tensors[each].name or f"output_{i}" for i, each in enumerate(outputs)]
+    unique = _unique(wanted)
+    return unique[: len(inputs)], unique[len(inputs) :]
 
 
 def _mapped(ends: Sequence[int], pairs: Sequence[tuple[int, str]]) -> Optional[list[str]]:
@@ -391,12 +392,12 @@ def _mapped(ends: Sequence[int], pairs: Sequence[tuple[int, str]]) -> Optional[l
     return named if whole else None
 
 
-def _unique(names: Sequence[str], kind: str) -> list[str]:
-    """Each with its position where it is empty, or was there before."""
+def _unique(names: Sequence[str]) -> list[str]:
+    """Each as it is, but for those that were there before: these with a number."""
     found: dict[str, None] = {}
     given = set(names)
     for position, name in enumerate(names):
-        unique = name or f"{kind}_{position}"
+        unique = name
         while unique in found or (unique != name and unique in given):
             unique = f"{unique}_{position}"
         found[unique] = None

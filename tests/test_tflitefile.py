@@ -122,11 +122,13 @@ def test_a_signature_that_leaves_something_out_gives_no_names(tmp_path: Path) ->
     net, (x, unnamed), (y,) = relu(inputs=2)
     part = Signature({"a": x}, {"b": y})
     assert names_of(write(tmp_path, net.bytes([x, unnamed], [y], part))) == (["x0", "x1"], ["y"])
+    twice = Signature({"a": x}, {"a": y})  # as nothing else could tell them apart
+    assert names_of(write(tmp_path, net.bytes([x], [y], twice))) == (["x0"], ["y"])
 
 
 def test_one_tensor_may_be_two_outputs(tmp_path: Path) -> None:
     net, (x,), (y,) = relu()
-    assert names_of(write(tmp_path, net.bytes([x], [y, y])))[1] == ["y", "y_1"]
+    assert names_of(write(tmp_path, net.bytes([x], [y, y])))[1] == ["y", "y_2"]
     named = Signature({"a": x}, {"first": y, "second": y})
     assert names_of(write(tmp_path, net.bytes([x], [y, y], named)))[1] == ["first", "second"]
 
@@ -138,8 +140,8 @@ def test_tensors_without_names_of_their_own_get_some(tmp_path: Path) -> None:
         [net.tensor(""), net.tensor("z")],
     )
     net.op("RELU", x[:1], y[:1])
-    found = names_of(write(tmp_path, net.bytes(x, y)))
-    assert found == (["input_0", "a", "a_2_2", "a_2", "input_4"], ["output_0", "z"])
+    found = names_of(write(tmp_path, net.bytes(x, [*y, x[1]])))
+    assert found == (["input_0", "a", "a_2_2", "a_2", "input_4"], ["output_0", "z", "a_7"])
 
 
 def test_scalars_and_plain_types(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ class OpenVino:
     Engines are IR: ``model.xml``, ``model.bin`` and ``engine.json``, which says what precision to
     open them with: fp32, fp16 and bf16 are one model, told apart by a hint to the compiler. An
     IR without ``engine.json``, such as a user's own, is opened as it is, at the device's default
-    precision and for the shapes that it declares.
+    precision and for the shapes that it declares. They are built from ONNX, or from a ``.tflite``,
+    whose IR has the model's names in place of the file's; one that is quantized runs so.
 
     Devices: ``cpu``, ``gpu:0``, ``npu``, and OpenVINO's own ``auto``, ``auto:gpu,cpu``,
     ``hetero:gpu,cpu``, ``multi:...``, ``batch:gpu``.
@@ -80,7 +81,7 @@ class OpenVino:
     name = "openvino"
     api = API_VERSION
     capabilities = Capabilities(
-        formats=("onnx",),
+        formats=("onnx", "tflite"),
         offers=OFFERS,
         install=INSTALL,
         settings=("threads", "streams", "in_flight"),
@@ -223,7 +224,7 @@ class Session:
 
 
 def names_of(ports):
-    """The names that the ONNX model has for its inputs or outputs."""
+    """The names that the model has for its inputs or outputs."""
     nodes = [port.get_node().get_friendly_name().rsplit("/sink_port_", 1)[0] for port in ports]
     found = [
         node if node in names or not names else min(names, key=lambda name: (":" in name, name))

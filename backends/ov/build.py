@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from backends.ov import compression
+from backends.ov.mending import mend
+from backends.ov.ports import adopt
 from backends.ov.runtime import classified, read, specs
 from harness.backend import BuildRequest
 from harness.errors import UnsupportedError
@@ -65,14 +67,24 @@ class About:
 
 def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
     """Build one of the offers; see :class:`backends.ov.OpenVino`."""
-    model = read(openvino.Core(), request.model)
+    folder = Path(workdir)
+    path = request.model
+    notes: list[str] = []
+    if path.endswith(".tflite"):
+        path, notes = mend(path, folder)
+    model = read(openvino.Core(), path)
+    if request.ports is not None:
+        adopt(model, request.ports)
     inputs = specs(model.inputs)
     specs(model.outputs)  # refuses what no session could hand out
-    notes: list[str] = []
+    if request.recipe in ("nncf", "nncf-weights") and _count(model, "FakeQuantize"):
+        raise UnsupportedError(f"{request.recipe}: the model is quantized already")
     if request.recipe == "nncf":
-        model, notes = compression.quantize(model, request)
+        model, made = compression.quantize(model, request)
+        notes += made
     elif request.recipe == "nncf-weights":
-        model, notes = compression.compress_weights(model, request)
+        model, made = compression.compress_weights(model, request)
+        notes += made
     if request.precision is Precision.INT8:
         notes.append(_quantized(model))
     elif request.precision in WEIGHT_TYPES:
@@ -81,10 +93,11 @@ def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
     # they would (less range), so these stay float32
     compress = request.precision is Precision.FP16
     notes += ["weights stored as float16"] if compress else []
-    folder = Path(workdir)
     with classified():
         openvino.save_model(model, str(folder / MODEL), compress_to_fp16=compress)
-    static = request.precision is not Precision.INT8 or _matrix_products(model) < _FUSED_FROM
+    if path != request.model:
+        Path(path).unlink()
+    static = not _count(model, "FakeQuantize") or _count(model, "MatMul") < _FUSED_FROM
     notes += [] if static else ["shapes left open: several int8 matrix products"]
     About(request.precision, inputs, static, _sha256(folder / MODEL)).write(folder)
     files = tuple(sorted(path.name for path in folder.iterdir()))
@@ -145,13 +158,13 @@ def _is_zero_point(constant: Any) -> bool:
     )
 
 
-def _matrix_products(model: Any) -> int:
-    return sum(op.get_type_name() == "MatMul" for op in model.get_ops())
+def _count(model: Any, kind: str) -> int:
+    return sum(op.get_type_name() == kind for op in model.get_ops())
 
 
 def _quantized(model: Any) -> str:
     """How many quantizers the model has; NNCF can return a model with none and say nothing."""
-    count = sum(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+    count = _count(model, "FakeQuantize")
     if not count:
         raise UnsupportedError("nothing in the model was quantized: it has no operation for it")
     return f"{count} quantizers"

@@ -32,8 +32,16 @@ _TYPES = {
     "ConvTranspose": ("ConvolutionBackpropData", "GroupConvolutionBackpropData"),
     "Gemm": ("MatMul",),
     "GlobalAveragePool": ("ReduceMean",),
+    "ADD": ("Add",),
+    "BATCH_MATMUL": ("MatMul",),
+    "CONV_2D": ("Convolution",),
+    "DEPTHWISE_CONV_2D": ("GroupConvolution",),
+    "FULLY_CONNECTED": ("MatMul",),
+    "MEAN": ("ReduceMean",),
+    "MUL": ("Multiply",),
+    "TRANSPOSE_CONV": ("ConvolutionBackpropData",),
 }
-"""ONNX's operator types that OpenVINO has under other names."""
+"""Operator types of ONNX and TensorFlow Lite that OpenVINO has under other names."""
 
 _PRODUCT = "/WithoutBiases"
 """What OpenVINO adds to a node's name for its product, without the bias."""
@@ -244,7 +252,7 @@ def _ignored(nncf: Any, model: Any, wishes: Mapping[str, str]) -> Any:
 
 
 def excluded(model: Any, name: str) -> set[str]:
-    """The operations that an ONNX operator type, node or value stands for.
+    """The operations that an operator type, node or value of the model's file stands for.
 
     The node of a product with a bias is the addition here, and the product an operation before it
     that is called after the node. The addition is called after the model's output where it makes

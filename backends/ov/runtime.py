@@ -27,6 +27,7 @@ _UNSUPPORTED = (
     *("can't be parsed", "unable to read the model", "unsupported property", "wrong value"),
     *("not supported property", "could not read number", "not implemented", "is not supported"),
     *("unsupported operation", "unsupported element type", "does not support", "not_implemented"),
+    "is supported only for",  # transposed packed weights of a .tflite
     *("from unsupported opset", "doesn't contain the operation with type"),  # a newer release's IR
 )
 _BROKEN = ("empty weights data in bin file", "incorrect weights in bin file", "pugi::status_ok")
@@ -68,10 +69,10 @@ def load() -> Any:
 
 
 def read(core: Any, path: str) -> Any:
-    """An ONNX file, or an IR (``.xml``), as an OpenVINO model.
+    """An ONNX file, a ``.tflite``, or an IR (``.xml``), as an OpenVINO model.
 
     Raises:
-        UnsupportedError: it is neither, or has operators that OpenVINO lacks.
+        UnsupportedError: it is none of these, or has operators that OpenVINO lacks.
         BackendError: its weights aren't there, or it is damaged.
     """
     from openvino.frontend import FrontEndManager
@@ -79,9 +80,13 @@ def read(core: Any, path: str) -> Any:
     with classified():
         # asked first, since for a file that isn't what its name says read_model tries every other
         # front end, and these print their complaints
-        kind = {".onnx": "onnx", ".xml": "ir"}.get(path[path.rfind(".") :])
+        kind = {".onnx": "onnx", ".tflite": "tflite", ".xml": "ir"}.get(path[path.rfind(".") :])
         if kind and not FrontEndManager().load_by_framework(kind).supported(path):
-            what = {"onnx": "an ONNX model", "ir": "an IR of a version that it knows"}[kind]
+            what = {
+                "onnx": "an ONNX model",
+                "tflite": "a TensorFlow Lite model",
+                "ir": "an IR of a version that it knows",
+            }[kind]
             raise UnsupportedError(f"{path}: OpenVINO doesn't recognise it as {what}")
         return core.read_model(path)
 
