@@ -261,10 +261,12 @@ def test_what_is_quantized_already_is_not_quantized_again(tmp_path: Path) -> Non
         build(info, Precision.INT8, "nncf")
 
 
-def test_an_operator_that_openvino_lacks_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("old_code", [32, 0])
+def test_an_operator_that_openvino_lacks_is_named(tmp_path: Path, old_code: int) -> None:
     net = Net()
     x, y = net.tensor("x"), net.tensor("y")
     net.op("Fancy", [x], [y])
+    net.model.operatorCodes[0].deprecatedBuiltinCode = old_code
     with pytest.raises(UnsupportedError, match="Fancy"):
         build(write(tmp_path, net.bytes([x], [y])))
 

@@ -24,8 +24,6 @@ MARK = "#"
 _IN_ONE_BYTE = 127
 """Codes from here on are in the newer field alone, and this is what the old one says."""
 
-_CUSTOM = 32
-
 _Bytes = Union[bytearray, mmap.mmap]
 
 
@@ -49,8 +47,8 @@ def mend(path: str, folder: Path) -> tuple[str, list[str]]:
     data = bytearray(Path(path).read_bytes())
     for field, name in names:
         _point(data, field, _string(data, name))
-    for field, version, code in codes:
-        _point(data, field, _operator_code(data, version, code))
+    for field, version, code, custom in codes:
+        _point(data, field, _operator_code(data, version, code, custom))
     copy = folder / "mended.tflite"
     copy.write_bytes(data)
     notes = [f"{len(names)} tensors renamed: they had another's name"] if names else []
@@ -77,16 +75,17 @@ def _repeated_names(data: _Bytes, model: int) -> list[tuple[int, str]]:
     return found
 
 
-def _new_codes(data: _Bytes, model: int) -> list[tuple[int, int, int]]:
-    """Where an operator's code is that the old field doesn't say; its version and the code."""
+def _new_codes(data: _Bytes, model: int) -> list[tuple[int, int, int, Optional[str]]]:
+    """Where an operator's code is that the old field doesn't say; version, code and own name."""
     found = []
     for field, table in _vector(data, _field(data, model, 1)):
         old, new = _field(data, table, 0), _field(data, table, 3)
         said = struct.unpack_from("<b", data, old)[0] if old is not None else 0
         code = max(said, _u32(data, new) if new is not None else 0)
-        if said != min(code, _IN_ONE_BYTE) and code != _CUSTOM:  # whose name lies before it
-            version = _field(data, table, 2)
-            found.append((field, 1 if version is None else _u32(data, version), code))
+        if said != min(code, _IN_ONE_BYTE):
+            name, version = _field(data, table, 1), _field(data, table, 2)
+            custom = None if name is None else _text(data, name)
+            found.append((field, 1 if version is None else _u32(data, version), code, custom))
     return found
 
 
@@ -98,12 +97,14 @@ def _string(data: bytearray, text: str) -> int:
     return at
 
 
-def _operator_code(data: bytearray, version: int, code: int) -> int:
+def _operator_code(data: bytearray, version: int, code: int, custom: Optional[str]) -> int:
     """Write the table behind all else: first the list of its fields, 12 bytes; where it is."""
-    at = _end(data)
-    data += struct.pack("<HHHHHH", 12, 16, 12, 0, 4, 8)
-    data += struct.pack("<iiibxxx", 12, version, code, min(code, _IN_ONE_BYTE))
-    return at + 12
+    at = _end(data) + 12
+    data += struct.pack("<HHHHHH", 12, 20, 16, 0 if custom is None else 12, 4, 8)
+    data += struct.pack("<iiiIbxxx", 12, version, code, 0, min(code, _IN_ONE_BYTE))
+    if custom is not None:
+        _point(data, at + 12, _string(data, custom))
+    return at
 
 
 def _end(data: bytearray) -> int:
