@@ -88,7 +88,7 @@ def _notes(graphs: tuple[Graph, ...], left: list[str], *, fp16: Optional[bool]) 
     if left:
         counts = ", ".join(f"{count} {name}" for name, count in Counter(left).most_common())
         notes.append(f"LiteRT's own kernels run {counts}")
-    unpacked = Counter(graphs[0].unpacked)
+    unpacked = Counter(() if fp16 else graphs[0].unpacked)
     for kind, count in sorted(unpacked.items()):
         notes.append(
             f"{count} weights stored as {kind} are unpacked to float32 once, when it loads"

@@ -341,7 +341,9 @@ def _told(graphs: tuple[Graph, ...], recipe: Recipe, name: str) -> list[str]:
         raise UnsupportedError(
             f"{name}: the quantizer quantized nothing (the model's compute operators: {types})"
         )
-    return [f"{name}: {done} of {len(products)} compute operators are quantized"]
+    return [
+        f"{name}: {done} of {len(products)} compute operators have weights of {recipe.bits} bits"
+    ]
 
 
 def _is_quantized(graph: Graph, operator: flatfile.Operator, recipe: Recipe) -> bool:
