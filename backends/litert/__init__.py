@@ -10,7 +10,7 @@ from typing import Any, Optional
 from backends.litert import building, compiled, deploy, executed
 from backends.litert.about import About
 from backends.litert.compiled import CompiledSession, Target
-from backends.litert.opening import DELEGATES, Opening
+from backends.litert.opening import Opening
 from backends.litert.quantizing import WEIGHTED
 from backends.litert.runtime import (
     INSTALL,
@@ -34,8 +34,6 @@ _ALTERNATIVES = (
     (("symmetric", "yes"),),
     (("include", WEIGHTED),),
 )
-
-__all__ = ["BACKEND", "DELEGATES", "LiteRt"]
 
 
 class LiteRt:
