@@ -435,7 +435,8 @@ def versions(backend: Backend) -> tuple[tuple[str, str], ...]:
     found = [("python", ".".join(str(part) for part in sys.version_info[:3]))]
     modules = [name for each in backend.capabilities.modules for name in each.split("|")]
     there = [name for name in modules if importlib.util.find_spec(name) is not None]
-    for name in ("numpy", *there):
+    packages = dict.fromkeys(name.partition(".")[0] for name in there)
+    for name in ("numpy", *packages):
         try:
             found.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
