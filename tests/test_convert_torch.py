@@ -31,7 +31,7 @@ ABOUT = 1e-5
 """Of an output's largest value: what another order of float32 operations changes at most here."""
 
 
-def models(*quick):
+def models(*quick: str):
     """All models; those that aren't quick only among the exhaustive tests."""
     slow = pytest.mark.exhaustive
     return [name if name in quick else pytest.param(name, marks=slow) for name in MODELS]
