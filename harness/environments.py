@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -128,7 +129,9 @@ def _fill(name: str, environment: Environment, python: Python, show: Callable[[s
     (place / MARKER).write_text("unfinished\n")  # ours, from the first moment on
     pip = [str(_python_of(place)), "-m", "pip", "install", "--no-input", "--no-color"]
     pip += ["--disable-pip-version-check"]
-    everything = [*environment.requirements, *WORKERS_OWN]
+    everything = [*environment.requirements]
+    named = {re.split(r"[^\w.-]", each, maxsplit=1)[0].lower() for each in everything}
+    everything += [each for each in WORKERS_OWN if each not in named]
     with log_file(name).open("w", encoding="utf-8") as log:
         show(f"a virtual environment of Python {version_text(python.version)}: {place}")
         _step(name, [python.path, "-m", "venv", str(place)], log.fileno())

@@ -22,6 +22,8 @@ SCHEMA = "enginepick-setup/1"
 
 def view(standings: Sequence[Standing]) -> RenderableType:
     """A row for everyone who lives in each home, then the homes, then what to do."""
+    if not standings:
+        return Text("No backend or converter that is installed says what it takes.")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("Home", no_wrap=True)
     for name in ("Who lives there", "What it is", "Version", "Devices"):
@@ -40,6 +42,8 @@ def view(standings: Sequence[Standing]) -> RenderableType:
     todo = [f"{line}" for each in standings for line in _todo(each)]
     if todo:
         parts += [Text("\nNext:", "bold"), *(Text(f"  {line}") for line in todo)]
+    if any(each.where is Where.HERE and each.usable for each in standings):
+        parts.append(Text("\nTo give any of them a Python of its own: enginepick setup NAME"))
     return Group(*parts)
 
 
