@@ -31,7 +31,6 @@ _OLD_OR_NEW = (
     "no op registered",
 )
 _QUIET = 4
-_UNWANTED = ("MatMulAddFusion",)  # it folds the batch into the next axis, which no file can open
 
 Outputs = dict[str, Array]
 
@@ -175,9 +174,7 @@ def _session(model: bytes, optimized: Optional[Path] = None) -> Any:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = os.fspath(optimized)
     try:
-        return onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=_UNWANTED
-        )
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as fault:  # ONNX Runtime raises kinds of its own
         text = str(fault)
         if any(sign in text.lower() for sign in _OLD_OR_NEW):

@@ -52,36 +52,42 @@ class Graph:
         return sorted(code.CustomCode().decode() for code in codes if code.CustomCode() is not None)
 
     def open_batch(self, size: int) -> None:
-        """Let the first axis be of any size where it is ``size`` now: set it to -1.
+        """Let the first axis, which is ``size`` now, be of any size.
 
-        That is done in the shapes that RESHAPE and SLICE have as constants, and in what the inputs
-        and outputs declare. All others take their shapes from their inputs. Whether an axis of that
-        size was the batch can't be seen here: run the file to know.
+        It becomes -1 in what the inputs and outputs declare, and in the shapes that RESHAPE and
+        SLICE have as constants; all others take their shapes from their inputs. Whether an axis
+        was the batch can't be seen here: run the file to know.
         """
-        for kind in ("RESHAPE", "SLICE"):
-            for operator in self._operators(kind):
-                self._open_operator(operator, kind, size)
+        for operator in self._operators("RESHAPE"):
+            self._open_reshape(operator)
+        for operator in self._operators("SLICE"):
+            self._open_slice(operator, size)
         for index in (*self._graph.InputsAsNumpy(), *self._graph.OutputsAsNumpy()):
             self._open_tensor(int(index), size)
+
+    def _open_reshape(self, operator: Any) -> None:
+        """The first axis is then what is left: the same, whatever it was, for a fixed input."""
+        shape = self._constant(operator.Inputs(operator.InputsLength() - 1))
+        if not len(shape) or (shape < 1).any():
+            return
+        shape[0] = -1
+        if operator.BuiltinOptions() is not None:
+            options = self._schema.ReshapeOptions()
+            options.Init(operator.BuiltinOptions().Bytes, operator.BuiltinOptions().Pos)
+            if options.NewShapeLength():
+                options.NewShapeAsNumpy()[0] = -1
+
+    def _open_slice(self, operator: Any, size: int) -> None:
+        sizes = self._constant(operator.Inputs(2))
+        ends = (self._graph.Tensors(index) for index in (operator.Inputs(0), operator.Outputs(0)))
+        if len(sizes) and all(end.ShapeLength() and end.Shape(0) == size for end in ends):
+            sizes[0] = -1
+            self._open_tensor(operator.Outputs(0), size)  # it keeps to what its output declares
 
     def _open_tensor(self, index: int, size: int) -> None:
         tensor = self._graph.Tensors(index)
         if tensor.ShapeSignatureLength() and tensor.Shape(0) == size:
             tensor.ShapeSignatureAsNumpy()[0] = -1
-
-    def _open_operator(self, operator: Any, kind: str, size: int) -> None:
-        shape = self._constant(operator.Inputs(operator.InputsLength() - 1))
-        ends = (self._graph.Tensors(index) for index in (operator.Inputs(0), operator.Outputs(0)))
-        carried = all(end.ShapeLength() and end.Shape(0) == size for end in ends)
-        if not (carried and len(shape) and shape[0] == size and (shape != -1).all()):
-            return
-        shape[0] = -1
-        self._open_tensor(operator.Outputs(0), size)  # SLICE keeps to what its output declares
-        if kind == "RESHAPE" and operator.BuiltinOptions() is not None:
-            options = self._schema.ReshapeOptions()
-            options.Init(operator.BuiltinOptions().Bytes, operator.BuiltinOptions().Pos)
-            if options.NewShapeLength():
-                options.NewShapeAsNumpy()[0] = -1
 
     def _operators(self, kind: str) -> Iterator[Any]:
         wanted = getattr(self._schema.BuiltinOperator, kind)
