@@ -139,7 +139,7 @@ class Builder:
             return None
         if elsewhere:
             return None
-        backends = self._setup.homes if recipe == "qdq-portable" else (candidate.backend,)
+        backends = self._setup.probes if recipe == "qdq-portable" else (candidate.backend,)
         found = {self._seen_to_saturate(backend, candidate.device) for backend in backends}
         return True if True in found else False if False in found else None
 
