@@ -1,0 +1,189 @@
+"""Making an ExecuTorch engine: the ``.pte``, and what it was made for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from backends.et import half, pte, quantizing
+from backends.et import program as programs
+from backends.et.program import Program
+from backends.et.rewriting import rewrite
+from backends.et.runtime import classified, load, quiet
+from harness.backend import BuildRequest
+from harness.errors import BackendError, UnsupportedError
+from harness.types import Engine, Port, Ports, Precision, TensorSpec
+
+MODEL = "model.pte"
+ABOUT = "engine.json"
+
+_OLD = "it is a TorchScript archive, as PyTorch Mobile ran; ExecuTorch replaced that"
+_OLD_FIX = (
+    "load the nn.Module, save it by torch.export.save(torch.export.export(model.eval(), "
+    "(example,)), 'model.pt2'), and give the model.pt2"
+)
+
+
+@dataclass(frozen=True)
+class About:
+    """What ``engine.json`` says: the model's own inputs and outputs, and the largest shapes.
+
+    ports None: of a program that isn't ours.
+    """
+
+    ports: Optional[Ports] = None
+    largest: tuple[tuple[int, ...], ...] = ()
+
+    def write(self, folder: Path) -> None:
+        """Write it beside the program."""
+        ports = self.ports or Ports((), ())
+        values = {
+            "inputs": [_to_json(port) for port in ports.inputs],
+            "outputs": [_to_json(port) for port in ports.outputs],
+            "largest": [list(shape) for shape in self.largest],
+        }
+        (folder / ABOUT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def beside(cls, engine: Engine) -> About:
+        """Read it, if it is there."""
+        path = Path(engine.path).with_name(ABOUT)
+        if not path.is_file():
+            return cls()
+        values = json.loads(path.read_text(encoding="utf-8"))
+        ins, outs = (
+            tuple(_from_json(each) for each in values[name]) for name in ("inputs", "outputs")
+        )
+        return cls(Ports(ins, outs), tuple(tuple(shape) for shape in values["largest"]))
+
+
+def _to_json(port: Port) -> dict[str, Any]:
+    spec = port.spec
+    return {
+        "spec": [spec.name, spec.dtype, list(spec.shape)],
+        "dtype": port.dtype,
+        "axes": list(port.axes),
+    }
+
+
+def _from_json(values: dict[str, Any]) -> Port:
+    name, dtype, shape = values["spec"]
+    spec = TensorSpec(name, dtype, tuple(shape))
+    return Port(spec, name, values["dtype"], tuple(values["axes"]))
+
+
+def build(request: BuildRequest, workdir: str) -> Engine:
+    """Build one of the offers; see :class:`backends.et.ExecuTorch`."""
+    runtime = load()
+    program = programs.bounded(programs.read(request.model), request)
+    notes = [f"{count} {what}" for what, count in rewrite(program).items()]
+    program, made = _converted(program, request)
+    notes += made
+    folder = Path(workdir)
+    path = folder / MODEL
+    path.write_bytes(_lowered(program, request))
+    told = pte.read(str(path))
+    notes += _checked(runtime, str(path), told, request)
+    ports = request.ports or ports_of(told)
+    About(ports, program.largest()).write(folder)
+    files = (MODEL, ABOUT)
+    size = sum((folder / name).stat().st_size for name in files)
+    return Engine(str(path), files, size, tuple(notes))
+
+
+def _converted(program: Program, request: BuildRequest) -> tuple[Program, list[str]]:
+    """In the precision that was asked for."""
+    if request.precision is Precision.FP32:
+        return program, []
+    exported = programs.exported(program, request.recipe)  # what the rewritten nodes give is known
+    fresh = programs.of(exported)
+    program = Program(fresh.graph, program.shapes, program.dtypes, fresh.mutable)
+    if request.precision is Precision.FP16:
+        return program, half.convert(program)
+    return quantizing.quantize(program, request)
+
+
+def _lowered(program: Program, request: BuildRequest) -> bytes:
+    """The program's file, with what XNNPACK takes delegated to it."""
+    exported = programs.exported(program, request.recipe)
+    try:
+        with quiet():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+            return bytes(edge.to_executorch().buffer)
+    except Exception as error:
+        raise classified(error, request.recipe) from error
+
+
+def _checked(runtime: Any, path: str, told: pte.Program, request: BuildRequest) -> list[str]:
+    """That this runtime can load it, and that it is what was asked for; notes."""
+    opened(runtime, path, told)
+    found = [each for part in told.parts for each in part.precisions]
+    found += [precision for _, precision in told.kernels if precision]
+    wanted = request.precision.runs_as
+    if wanted == "int8" and wanted not in found:
+        raise UnsupportedError(f"{request.recipe}: none of the model's products became {wanted}")
+    return []
+
+
+def opened(runtime: Any, path: str, told: Optional[pte.Program] = None) -> Any:
+    """The loaded program. Raises UnsupportedError with the operators that the runtime lacks."""
+    try:
+        told = told or pte.read(path)
+    except (OSError, ValueError, IndexError) as error:
+        raise BackendError(f"{path} can't be read: {error}") from error
+    missing = told.missing(set(runtime._get_operator_names()))  # noqa: SLF001
+    if missing:
+        raise UnsupportedError(f"this ExecuTorch has no kernel for {', '.join(missing)}")
+    absent = {part.delegate for part in told.parts} - set(runtime._get_registered_backend_names())  # noqa: SLF001
+    if absent:
+        raise UnsupportedError(f"this ExecuTorch has no backend {', '.join(sorted(absent))}")
+    try:
+        with quiet():
+            program = runtime._load_program(path)  # noqa: SLF001
+            return program, program.load_method("forward")
+    except Exception as error:
+        raise classified(error, f"{path} can't be loaded") from error
+
+
+def ports_of(told: pte.Program) -> Ports:
+    """Of a program whose names nobody told. Which axes are open isn't told either."""
+    dynamic = any(told.dynamic)
+    return Ports(
+        tuple(
+            _port(f"input_{index}", spec, dynamic=told.dynamic[index])
+            for index, spec in enumerate(told.inputs)
+        ),
+        tuple(
+            _port(f"output_{index}", spec, dynamic=dynamic)
+            for index, spec in enumerate(told.outputs)
+        ),
+    )
+
+
+def _port(name: str, spec: TensorSpec, *, dynamic: bool) -> Port:
+    shape = tuple(None for _ in spec.shape) if dynamic else spec.shape
+    return Port(TensorSpec(name, spec.dtype, shape), name, spec.dtype)
+
+
+def copy(request: BuildRequest, workdir: str) -> Engine:
+    """The user's own program, unchanged, once it was seen that it can be loaded.
+
+    What ``engine.json`` beside it says of one that we made goes on to hold.
+    """
+    source = Path(request.model)
+    head = source.read_bytes()[:8]
+    if head[:2] == b"PK":
+        raise UnsupportedError(f"{source.name}: {_OLD}", _OLD_FIX)
+    opened(load(), str(source))
+    beside = source.with_name(ABOUT)
+    found = [source, *([beside] if source.name == MODEL and beside.is_file() else [])]
+    for path in found:
+        shutil.copyfile(path, Path(workdir, path.name))
+    size = sum(Path(workdir, path.name).stat().st_size for path in found)
+    return Engine(str(Path(workdir, source.name)), tuple(path.name for path in found), size)

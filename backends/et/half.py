@@ -1,0 +1,145 @@
+"""float16 programs: weights and products in float16, what float16 can't hold in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backends.et.program import Program
+from backends.et.rewriting import constant, hold
+
+_LARGEST = 65504.0
+
+
+def convert(program: Program) -> list[str]:
+    """Change the program's graph in place; notes. Inputs and outputs keep their types.
+
+    Normalizations and reductions stay in float32, by casts around them: ExecuTorch's own kernels
+    sum in the type of their input, and float16 sums of squares overflow.
+    """
+    import torch
+    from torchao.quantization.pt2e.utils import _fuse_conv_bn_
+
+    graph = program.graph
+    _fuse_conv_bn_(graph)
+    wide = _wide(torch.ops.aten)
+    kept = {n for n in graph.graph.nodes if n.target in wide and _is_float(n)}
+    clipped = _weights(graph, kept)
+    for node in list(graph.graph.nodes):
+        if node.op == "placeholder" and node.meta["val"].dtype is torch.float32:
+            _cast_after(graph, node, torch.float16)
+        elif node.op == "output":
+            _cast_outputs(graph, node)
+        elif node in kept:
+            _keep(graph, node)
+        elif node.op == "call_function":
+            _replace_dtype(node)
+    graph.graph.eliminate_dead_code()
+    graph.graph.lint()
+    graph.recompile()
+    notes = [f"{len(kept)} normalizations and reductions kept in float32"] if kept else []
+    return notes + ([f"{clipped} values of weights clipped to float16's range"] if clipped else [])
+
+
+def _wide(aten: Any) -> set[Any]:
+    """What is computed in float32 all the same."""
+    names = (
+        *("layer_norm.default", "native_layer_norm.default", "group_norm.default"),
+        *("batch_norm.default", "instance_norm.default", "rms_norm.default"),
+        *("_native_batch_norm_legit_no_training.default", "linalg_vector_norm.default"),
+        *("mean.default", "mean.dim", "sum.default", "sum.dim_IntList", "cumsum.default"),
+        *("var.default", "var.dim", "var.correction", "std.correction", "var_mean.correction"),
+        *("pow.Tensor_Scalar", "pow.Tensor_Tensor", "square.default"),
+    )
+    found = set()
+    for name in names:
+        packet, overload = name.split(".")
+        found.add(getattr(getattr(aten, packet), overload))
+    return found
+
+
+def _is_float(node: Any) -> bool:
+    import torch
+
+    value = node.meta.get("val")
+    value = value[0] if isinstance(value, (tuple, list)) else value
+    return isinstance(value, torch.Tensor) and value.dtype is torch.float32
+
+
+def _weights(graph: Any, kept: set[Any]) -> int:
+    """Constants to float16 but for what ``kept`` reads; how many values had to be clipped."""
+    import torch
+
+    clipped = 0
+    for node in list(graph.graph.nodes):
+        value = constant(graph, node)
+        if value is None or value.dtype is not torch.float32:
+            continue
+        readers = [reader for reader in node.users if reader not in kept]
+        if not readers:
+            continue
+        finite = torch.isfinite(value)
+        clipped += int((finite & (value.abs() > _LARGEST)).sum())
+        limited = torch.where(finite, value.clamp(-_LARGEST, _LARGEST), value)
+        other = hold(graph, limited.half(), node)
+        for reader in readers:
+            reader.replace_input_with(node, other)
+    return clipped
+
+
+def _cast(graph: Any, node: Any, dtype: Any) -> Any:
+    """Nodes keep saying what they were before the conversion, which is how casts are found."""
+    import torch
+
+    cast = graph.graph.call_function(torch.ops.aten.to.dtype, (node, dtype))
+    cast.meta = {"val": node.meta.get("val")}
+    return cast
+
+
+def _cast_after(graph: Any, node: Any, dtype: Any) -> None:
+    readers = list(node.users)
+    with graph.graph.inserting_after(node):
+        cast = _cast(graph, node, dtype)
+    for reader in readers:
+        reader.replace_input_with(node, cast)
+
+
+def _cast_outputs(graph: Any, output: Any) -> None:
+    import torch
+
+    casts = {}
+    for node in output.all_input_nodes:
+        if _is_float(node):
+            with graph.graph.inserting_before(output):
+                casts[node] = _cast(graph, node, torch.float32)
+    for node, cast in casts.items():
+        output.replace_input_with(node, cast)
+
+
+def _keep(graph: Any, node: Any) -> None:
+    """Cast what a node reads to float32, and what it gives to float16."""
+    import torch
+
+    for each in node.all_input_nodes:
+        if _is_float(each) and each.op != "get_attr":
+            with graph.graph.inserting_before(node):
+                node.replace_input_with(each, _cast(graph, each, torch.float32))
+    if not isinstance(node.meta["val"], torch.Tensor):
+        readers = [each for each in node.users if _is_float(each)]
+        for reader in readers:  # the parts of a tuple
+            _cast_after(graph, reader, torch.float16)
+        return
+    _cast_after(graph, node, torch.float16)
+
+
+def _replace_dtype(node: Any) -> None:
+    """What the program casts to float32, or makes as such, is float16 now."""
+    import torch
+
+    swap = {torch.float32: torch.float16}
+    node.args = tuple(
+        swap.get(each, each) if isinstance(each, torch.dtype) else each for each in node.args
+    )
+    node.kwargs = {
+        name: swap.get(each, each) if isinstance(each, torch.dtype) else each
+        for name, each in node.kwargs.items()
+    }

@@ -1,0 +1,167 @@
+"""An opened ExecuTorch program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Callable, Optional, cast
+
+import numpy as np
+
+from backends.et import executed as execution
+from backends.et import pte
+from backends.et.build import About, opened, ports_of
+from backends.et.runtime import classified, release, use_threads
+from harness.backend import Feed
+from harness.errors import BackendError, UnsupportedError
+from harness.types import Array, Engine, Executed, Port, TensorSpec
+
+_Bound = tuple[str, Array, tuple[int, ...], "np.dtype[Any]"]
+
+
+class EtSession:
+    """One method on what is bound.
+
+    Inputs are copied into memory that numpy and torch share. A call passes these tensors, which
+    the runtime copies to where its plan has them, and takes the outputs as views of its memory.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __init__(self, runtime: Any, engine: Engine, threads: Optional[int]) -> None:
+        about = About.beside(engine)
+        try:
+            self._told = pte.read(engine.path)
+        except (OSError, ValueError, IndexError) as error:
+            raise BackendError(f"{engine.path} can't be read: {error}") from error
+        use_threads(runtime, self, threads)
+        try:
+            self._program, self._method = opened(runtime, engine.path, self._told)
+        except Exception:
+            release(self)
+            raise
+        ports = about.ports or ports_of(self._told)
+        self._ins, self._outs = ports.inputs, ports.outputs
+        self.inputs = tuple(port.spec for port in self._ins)
+        self.outputs = tuple(port.spec for port in self._outs)
+        self._largest = about.largest or self._told.largest
+        self._results: Any = ()
+        self._unbind(_run_unbound)
+
+    def bind(self, feed: Feed) -> None:
+        """Copy the feed in; validate it and allocate when its names or shapes are new."""
+        bound = self._bound
+        if len(feed) == len(bound):
+            try:
+                for name, _, shape, dtype in bound:
+                    array = feed[name]
+                    if array.shape != shape or array.dtype != dtype:
+                        break
+                else:
+                    for name, buffer, _, _ in bound:
+                        buffer[...] = feed[name]
+                    return
+            except (KeyError, AttributeError):  # said better by the full validation
+                pass
+        self._rebind(feed)
+
+    def run(self) -> None:
+        """One inference."""
+        try:
+            self._results = self._run(self._tensors, False)
+        except RuntimeError as error:
+            raise classified(error, "the inference failed") from error
+
+    def fetch(self) -> dict[str, Array]:
+        """Views of the outputs."""
+        found = {}
+        for port, tensor in zip(self._outs, self._results):
+            value = tensor.numpy()
+            found[port.spec.name] = (
+                np.transpose(value, np.argsort(port.axes)) if port.axes else value
+            )
+        return found
+
+    def close(self) -> None:
+        """Drop the program."""
+        release(self)
+        self._unbind(_run_closed)
+        self._method = self._program = None
+
+    @property
+    def executed(self) -> Optional[Executed]:
+        """Read from the program's file when it was opened."""
+        return execution.told(self._told)
+
+    # -- binding ------------------------------------------------------------------------------
+
+    def _unbind(self, run: Callable[..., Any]) -> None:
+        self._bound: tuple[_Bound, ...] = ()
+        self._tensors: tuple[Any, ...] = ()
+        self._results = ()
+        self._run: Callable[..., Any] = run
+
+    def _rebind(self, feed: Feed) -> None:
+        """Validate everything and allocate. A refused feed leaves nothing bound."""
+        import torch
+
+        if self._method is None:
+            _run_closed()
+        self._unbind(_run_unbound)
+        arrays = self._checked(feed)
+        bound, tensors = [], []
+        for port, array in zip(self._ins, arrays):
+            order = port.axes or tuple(range(array.ndim))
+            shape = tuple(array.shape[axis] for axis in order)
+            memory = np.empty(shape, port.dtype)
+            view = np.transpose(memory, np.argsort(order))  # in the model's own order of axes
+            view[...] = array
+            bound.append((port.spec.name, view, array.shape, array.dtype))
+            tensors.append(torch.from_numpy(memory))
+        self._bound, self._tensors = tuple(bound), tuple(tensors)
+        self._run = self._method.call
+
+    def _checked(self, feed: Feed) -> list[Array]:
+        """The feed in order. Raises UnsupportedError, naming the input that is wrong."""
+        extra = sorted(set(feed) - {spec.name for spec in self.inputs})
+        if extra:
+            known = ", ".join(spec.name for spec in self.inputs) or "none"
+            raise UnsupportedError(f"the model has no input {extra[0]!r} (its inputs: {known})")
+        sizes: dict[str, int] = {}
+        return [
+            self._one(feed, port, largest, sizes) for port, largest in zip(self._ins, self._largest)
+        ]
+
+    def _one(
+        self, feed: Mapping[str, Array], port: Port, largest: tuple[Any, ...], sizes: dict[str, int]
+    ) -> Array:
+        spec = port.spec
+        if spec.name not in feed:
+            raise UnsupportedError(f"the feed lacks the input {spec}")
+        array = cast("object", feed[spec.name])
+        if not isinstance(array, np.ndarray):
+            raise UnsupportedError(f"input {spec} was given {type(array).__name__}, not an array")
+        if array.dtype != np.dtype(spec.dtype):
+            raise UnsupportedError(f"input {spec} was given {array.dtype}")
+        if array.ndim != len(spec.shape):
+            raise UnsupportedError(f"input {spec} was given the shape {list(array.shape)}")
+        order = port.axes or tuple(range(array.ndim))
+        most = dict(zip(order, largest))
+        for axis, (have, want) in enumerate(zip(array.shape, spec.shape)):
+            wrong = isinstance(want, int) and have != want
+            if wrong or (isinstance(want, str) and sizes.setdefault(want, have) != have):
+                raise UnsupportedError(f"input {spec} was given the shape {list(array.shape)}")
+            if have > most[axis] or have < 1 or (most[axis] == 1 and have != 1):
+                raise UnsupportedError(
+                    f"input {spec} was given the shape {list(array.shape)}, but the engine was "
+                    f"made for at most {most[axis]} there"
+                )
+        return array
+
+
+def _run_unbound(*_: Any) -> None:
+    raise RuntimeError("bind a feed before running")
+
+
+def _run_closed(*_: Any) -> None:
+    raise RuntimeError("this session is closed")
