@@ -373,6 +373,15 @@ class TestToTorch:
         got = pt2.original(pt2.load(made.path), made.ports, [{"x": np.float32([[1, 1]])}])[0]
         assert got["y"].tolist() == [[6.0, 12.0]]
 
+    def test_constants_that_are_inputs_as_in_old_files(self, tmp_path):
+        node = onnx.helper.make_node("Add", ["x", "1"], ["y"])
+        shapes = {"x": ["batch", 2], "1": [2]}
+        save(tmp_path / "m.onnx", [node], shapes, {"y": ["batch", 2]}, {"1": np.float32([3, 4])})
+        specs = tuple((TensorSpec(name, "float32", ("batch", 2)),) for name in ("x", "y"))
+        made = TO_TORCH.convert(request_of(tmp_path / "m.onnx", *specs), str(tmp_path))
+        got = pt2.original(pt2.load(made.path), made.ports, [{"x": np.float32([[1, 1]])}])[0]
+        assert got["y"].tolist() == [[4.0, 5.0]]
+
     def test_other_open_axes_are_fixed_and_told(self, tmp_path):
         node = onnx.helper.make_node("Relu", ["x"], ["y"])
         save(tmp_path / "m.onnx", [node], {"x": ["batch", "time"]}, {"y": ["batch", "time"]})

@@ -20,6 +20,7 @@ from harness.errors import BackendError, UnsupportedError
 from harness.types import Array, Environment, Port, Ports, Probe, TensorSpec
 
 _FEW_INDICES = 64
+_CONSTANTS_APART = 4
 
 
 class Onnx2Fx:
@@ -248,17 +249,24 @@ def _check_operators(model: Any) -> None:
 
 
 def _distinct(model: Any) -> Any:
-    """The model, its constants renamed where onnx2fx would take two for one (``a.b``, ``a_b``)."""
+    """The model, its constants no inputs, and renamed where onnx2fx takes two for one.
+
+    It writes both ``a.b`` and ``a_b`` as ``a_b``. Before IR version 4 constants were inputs, too.
+    """
     from onnx2fx.utils.names import sanitize_name
 
-    taken = {sanitize_name(value.name) for value in model.graph.input}
+    constants = {constant.name for constant in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, _CONSTANTS_APART)
+    taken = {sanitize_name(value.name) for value in inputs}
     renamed = {}
     for constant in model.graph.initializer:
         plain = sanitize_name(constant.name)
         if plain in taken:
-            plain = next(
-                n for n in (f"{plain}_{i}" for i in range(len(taken) + 1)) if n not in taken
-            )
+            others = (f"{plain}_{number}" for number in range(len(taken) + 1))
+            plain = next(other for other in others if other not in taken)
             renamed[constant.name] = constant.name = plain
         taken.add(plain)
     if renamed:
