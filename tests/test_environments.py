@@ -440,12 +440,12 @@ def test_a_sweep_crosses_versions_of_python(minor, tmp_path, monkeypatch):
     if minor == sys.version_info[1]:
         pytest.skip("the parent's own")
     monkeypatch.setenv("ENGINEPICK_ENVIRONMENTS", str(tmp_path / "environments"))
-    numpy_alone = Environment(("numpy",), python=f"==3.{minor}")
+    wanted = Environment(("numpy", "onnx"), python=f"==3.{minor}")
     try:
-        python = pythons.find("null", numpy_alone.python)
+        python = pythons.find("null", wanted.python)
     except InputError as error:
         pytest.skip(str(error))
-    made = environments.make("null", numpy_alone, python, lambda _: None)
+    made = environments.make("null", wanted, python, lambda _: None)
     results = sweep_null(tmp_path)  # finds the environment by the backend's name
     assert made.python.startswith(f"3.{minor}.")
     assert pythons_in(results.path) == {made.python}
