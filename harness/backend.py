@@ -111,9 +111,10 @@ class BuildRequest:
     options: those of ``Capabilities.build_options`` that were chosen. profiles: the shapes that
     sessions will bind, one profile per batch size, each with a range for every input; empty where
     they are unknown. compute_capability: of the GPU to build for (``8.9``); None: ``device``, here.
-    With precision ``as-is``, ``model`` is the user's engine, to be copied with all its files.
-    ports: what the model's inputs and outputs are in ``model``; None where that is ONNX, which has
-    the model's own names and layout, or as it is. Calibration samples have these, too.
+    With precision ``as-is``, ``model`` is the user's engine, to be copied with all its files, or,
+    with ports, a quantized model, to be run as it is. ports: what the model's inputs and outputs
+    are in ``model``; None where that is ONNX, which has the model's own names and layout, or an
+    engine. Calibration samples have these, too.
     """
 
     model: str

@@ -83,8 +83,8 @@ class Builder:
 
     def _form(self, candidate: Candidate, recipe: variants.Recipe) -> Form | jobs.Refused:
         """The file that the backend builds from."""
-        if candidate.precision is Precision.AS_IS:
-            engine = self._setup.engines[candidate.recipe]
+        engine = self._engine(candidate)
+        if engine is not None:
             return Form(engine.path, "", engine.sha256)
         source: Form | jobs.Refused = self._forms.source
         if recipe.name in variants.DERIVED:
@@ -114,7 +114,8 @@ class Builder:
             return self._added[candidate.engine_key]
         name, precision, wishes = candidate.recipe, candidate.precision, self._setup.quantization
         if precision is Precision.AS_IS:
-            return variants.Recipe(ownengines.RECIPE)
+            own = self._engine(candidate) is not None
+            return variants.Recipe(ownengines.RECIPE if own else name)
         saturates = self._saturates(candidate)
         if name not in variants.DERIVED:
             return variants.own(name, precision, wishes, saturates=saturates)
@@ -182,7 +183,7 @@ class Builder:
 
     def _conversions(self, candidate: Candidate, recipe: variants.Recipe) -> list[object]:
         """What tells the file that is built from, beside the model and the recipe."""
-        if candidate.precision is Precision.AS_IS:
+        if self._engine(candidate) is not None:
             return []
         setup, identity = self._setup, self._forms.identity
         given, wanted = setup.model_format, setup.reads(candidate.backend)
@@ -192,9 +193,13 @@ class Builder:
 
     def _parent(self, candidate: Candidate) -> str:
         """The sha256 of what it is made from: the user's model, or the user's engine."""
-        if candidate.precision is Precision.AS_IS:
-            return self._setup.engines[candidate.recipe].sha256
-        return self._setup.model_sha256
+        engine = self._engine(candidate)
+        return engine.sha256 if engine is not None else self._setup.model_sha256
+
+    def _engine(self, candidate: Candidate) -> ownengines.OwnEngine | None:
+        """The user's engine that a candidate is, if it is one."""
+        as_is = candidate.precision is Precision.AS_IS
+        return self._setup.engines.get(candidate.recipe) if as_is else None
 
     def _profiles(self, candidate: Candidate) -> tuple[Profile, ...]:
         as_is = candidate.precision is Precision.AS_IS

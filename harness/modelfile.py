@@ -57,7 +57,7 @@ class ModelInfo:
     inputs: those that the user feeds, without initializers. operators: (type, how many), the most
     frequent first, subgraphs included; ``domain.Type`` outside the default domain. ports: where
     inputs and outputs are in the file; None for ONNX. named: what the user named, where ``path``
-    was made of it.
+    was made of it. quantized: whether its products are of integers, so that there is no fp32 of it.
     """
 
     path: str
@@ -71,6 +71,7 @@ class ModelInfo:
     operators: tuple[tuple[str, int], ...]
     ports: Optional[Ports] = None
     named: Optional[str] = None
+    quantized: bool = False
 
     @property
     def source(self) -> str:
@@ -121,6 +122,7 @@ def _inspect_tflite(file: Path, path: str) -> ModelInfo:
         outputs=tuple(port.spec for port in found.ports.outputs),
         operators=found.operators,
         ports=found.ports,
+        quantized=found.quantized,
     )
 
 

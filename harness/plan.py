@@ -22,10 +22,12 @@ from harness.types import (
     Status,
     TensorSpec,
 )
-from harness.variants import SHARED
+from harness.variants import SHARED, SOURCE
 
 DEFAULT_BATCH = 8
 DEFAULT_DEVICES = ("cpu", "gpu:0", "gpu")
+_AS_IT_IS = Offer(Precision.AS_IS, SOURCE)
+"""Of a model that is quantized."""
 _REFERENCES = {"tflite": "litert"}
 """By format, where it isn't ONNX Runtime."""
 
@@ -94,21 +96,25 @@ def make_plan(
     calibration_samples: int | None = 1,
     *,
     tools: Sequence[routes.Tool] = (),
+    quantized: bool = False,
 ) -> Plan:
     """Combine everything, and sort out what can't run.
 
-    calibration_samples: None without data. tools: the converters.
+    calibration_samples: None without data. tools: the converters. quantized: whether the model is,
+    so that it is compared as it is.
     """
     candidates: list[Candidate] = []
     skips: list[Skipped] = []
     for known in backends:
-        for offer, device in product(_offers(known, wishes), _devices(known, wishes)):
+        offers = [*_offers(known, wishes), *([_AS_IT_IS] if quantized else [])]
+        for offer, device in product(offers, _devices(known, wishes)):
             built = offer.precision is not Precision.AS_IS
             for settings in settings_for(known, wishes, built=built):
                 candidate = Candidate(known.name, offer.precision, offer.recipe, device, settings)
                 refusal = (
                     _refuse_backend(known, wishes.compute_capability)
                     or _refuse_format(known, offer, model_format, tools)
+                    or _refuse_quantized(offer, quantized=quantized)
                     or _refuse_device(known, offer, device, wishes.compute_capability)
                     or _refuse_settings(settings, inputs)
                     or _refuse_calibration(offer, calibration_samples)
@@ -216,8 +222,8 @@ def _refuse_backend(known: Known, compute_capability: str | None) -> _Refusal | 
 def _refuse_format(
     known: Known, offer: Offer, model_format: str, tools: Sequence[routes.Tool]
 ) -> _Refusal | None:
-    if offer.precision is Precision.AS_IS:
-        return None
+    if offer.precision is Precision.AS_IS and offer != _AS_IT_IS:
+        return None  # an engine of the user's
     given = model_format
     if offer.recipe in SHARED:
         route = routes.find(given, ("onnx",), tools)
@@ -228,6 +234,13 @@ def _refuse_format(
     if isinstance(route, routes.NoRoute):
         return route.status, f"{known.name} {route.reason}", route.fix
     return None
+
+
+def _refuse_quantized(offer: Offer, *, quantized: bool) -> _Refusal | None:
+    if not quantized or offer.precision is Precision.AS_IS:
+        return None
+    reason = "the model's products are of integers already; it is compared as it is"
+    return Status.UNSUPPORTED, reason, f"for {offer.precision}, give the float32 model"
 
 
 def _refuse_device(

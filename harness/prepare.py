@@ -61,8 +61,8 @@ class Prepared:
     @property
     def reference(self) -> Candidate | None:
         """The fp32 that all outputs are compared with; None: the plan's baseline is."""
-        cores, model_format = cores_of(self.host), self.checked.model.format
-        return reference_candidate(cores, model_format) if self.referee else None
+        cores, model = cores_of(self.host), self.checked.model
+        return reference_candidate(cores, model) if self.referee else None
 
     @property
     def calibration_count(self) -> int:
@@ -276,7 +276,7 @@ def engines_then_and_now(
     return [
         (f"the engine {each.recipe}", each.parent_sha256, now.engines[each.recipe].sha256)
         for each in builds
-        if each.precision == Precision.AS_IS
+        if each.precision == Precision.AS_IS and each.recipe in now.engines
     ]
 
 
@@ -322,6 +322,7 @@ def planned(prepared: Prepared) -> Prepared:
         checked.model.format,
         None if without_data else calibrating,
         tools=prepared.tools,
+        quantized=checked.model.quantized,
     )
     if not plan.candidates:
         raise InputError(_nothing_to_do(plan))

@@ -17,6 +17,7 @@ from harness.backend import Feed
 from harness.datasets import Dataset
 from harness.errors import UnsupportedError
 from harness.measure.accuracy import OutputFile
+from harness.modelfile import ModelInfo
 from harness.plan import reference_backend
 from harness.stateful import Sequences
 from harness.types import Array, Candidate, Precision, Settings
@@ -33,11 +34,12 @@ LARGEST_BYTES = 500_000_000
 """Of a model that is checked: the evaluator is plain numpy, and holds every intermediate value."""
 
 
-def reference_candidate(threads: int, model_format: str = "onnx") -> Candidate:
+def reference_candidate(threads: int, model: ModelInfo) -> Candidate:
     """The settings of the reference. It is judged like a candidate, and never timed."""
-    backend = reference_backend(model_format)
+    backend = reference_backend(model.format)
     settings = Settings(threads=threads, options=_PLAIN[backend])
-    return Candidate(backend, Precision.FP32, "source", "cpu", settings)
+    precision = Precision.AS_IS if model.quantized else Precision.FP32
+    return Candidate(backend, precision, "source", "cpu", settings)
 
 
 def cross_check(job: jobs.CrossCheckJob) -> jobs.CrossChecked:

@@ -39,6 +39,11 @@ _DTYPES = (
 _NO_NUMBERS = {"str", "resource", "variant", "int4", "int2", "uint4"}
 _NO_NUMBERS |= {"float8_e4m3fn", "float8_e5m2"}
 
+_PRODUCTS = frozenset(
+    {"CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"}
+)
+_INTEGERS = frozenset({"int2", "int4", "uint4", "int8", "uint8", "int16"})
+
 _DAMAGED = "an incomplete or damaged TensorFlow Lite file"
 _AGAIN = "download or export it again: it may be cut short"
 
@@ -59,7 +64,7 @@ class TfliteFile:
     that the user knows (``spec``) and under the tensors' (``name``). inputs_quantized,
     outputs_quantized: None where they hold plain numbers. operators: (type, how many), the most
     frequent first, of all subgraphs; ``custom.Name`` for those that aren't builtin. signatures:
-    the keys.
+    the keys. quantized: whether any convolution or matrix product takes integers.
     """
 
     version: int
@@ -68,6 +73,7 @@ class TfliteFile:
     outputs_quantized: tuple[Optional[Quantized], ...]
     operators: tuple[tuple[str, int], ...]
     signatures: tuple[str, ...]
+    quantized: bool
 
 
 def read(path: str) -> TfliteFile:
@@ -225,6 +231,11 @@ class _Reader:
         operators: Counter[str] = Counter()
         for graph, its in zip(graphs, tables):
             operators += self._operators(graph, codes, len(its))
+        quantized = any(
+            codes[each.number(0, "I")] in _PRODUCTS
+            and any(tensors[i].dtype in _INTEGERS for i in each.numbers(1) if i != -1)
+            for each in graphs[0].tables(3)
+        )
         inputs = [_index(each, len(tensors), "tensor") for each in graphs[0].numbers(1)]
         outputs = [_index(each, len(tensors), "tensor") for each in graphs[0].numbers(2)]
         self._check_ends(tensors, inputs, outputs)
@@ -240,6 +251,7 @@ class _Reader:
             outputs_quantized=tuple(tensors[index].quantized for index in outputs),
             operators=tuple(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
             signatures=tuple(each.key for each in signatures),
+            quantized=quantized,
         )
 
     def _problem(self, where: str, what: str, fix: str) -> None:

@@ -233,7 +233,7 @@ def test_the_baseline_stands_in_for_a_reference_that_fails(tmp_path, monkeypatch
     bad = Candidate(
         "onnxruntime", Precision.FP32, "source", "cpu", Settings(threads=1, options=options)
     )
-    monkeypatch.setattr("harness.prepare.reference_candidate", lambda _: bad)
+    monkeypatch.setattr("harness.prepare.reference_candidate", lambda *_: bad)
     results = run(tmp_path, "onnxruntime", Cache(tmp_path / "cache"))
     first, second = results.accuracies
     assert first.candidate == bad.id

@@ -88,6 +88,8 @@ def note(found: float, tool: str, original: str, count: int) -> str:
             f"what {tool} made gives other outputs than {original}: they differ by {found:.2g} of "
             f"an output's largest value on {count} {plural}"
         )
+    if found == 0:
+        return f"{tool}: outputs are exactly {original}'s"
     return f"{tool}: outputs within {found:.1g} of {original}'s, of each one's largest value"
 
 

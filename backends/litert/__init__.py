@@ -95,9 +95,10 @@ class LiteRt:
 
     def build(self, request: BuildRequest, workdir: str) -> Engine:
         """Copy the file, or quantize it; see :mod:`backends.litert.building`."""
-        if request.precision is Precision.AS_IS:
+        if request.precision is Precision.AS_IS and request.ports is None:
             return building.copy(request, Path(workdir))
         offered = {(offer.precision, offer.recipe) for offer in self.capabilities.offers}
+        offered.add((Precision.AS_IS, "source"))
         if (request.precision, request.recipe) not in offered:
             raise UnsupportedError(f"litert makes no {request.precision} from {request.recipe!r}")
         return building.build(request, Path(workdir))

@@ -111,9 +111,10 @@ class OpenVino:
 
     def build(self, request: BuildRequest, workdir: str) -> Engine:
         """Make the IR, or copy the user's; see :mod:`backends.ov.build`."""
-        if request.precision is Precision.AS_IS:
+        if request.precision is Precision.AS_IS and request.ports is None:
             return building.copy(load(), request, workdir)
         offered = {(offer.precision, offer.recipe) for offer in OFFERS}
+        offered.add((Precision.AS_IS, "source"))
         if (request.precision, request.recipe) not in offered:
             raise UnsupportedError(f"openvino makes no {request.precision} from {request.recipe!r}")
         return building.build(load(), request, workdir)
