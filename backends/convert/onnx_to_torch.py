@@ -61,13 +61,13 @@ class Onnx2Fx:
                 ]
                 found = checking.difference(got, [run(feed) for feed in tried])
                 note = checking.note(found, self.name, tool, len(tried))
+                with pt2.quiet():
+                    torch.export.save(program, path)
             except UnsupportedError:
                 raise
             except Exception as fault:  # noqa: BLE001 - the next way may do
                 failures.append(fault)
                 continue
-            with pt2.quiet():
-                torch.export.save(program, path)
             return Converted(path, ports, (note, *_said_of(ports, request)))
         raise BackendError(f"{self.name}: {pt2.first_line(failures[-1])}") from failures[-1]
 
@@ -93,6 +93,7 @@ def _exported(torch: Any, model: Any, feed: Feed, batched: Sequence[str]) -> Any
     names = [value.name for value in model.graph.input if value.name in feed]
     _put_sizes(module, lines, names.index(batched[0]) if batched else None)
     _put_indices(torch, module)
+    _drop_unused(module)
     dim = torch.export.Dim(pt2.BATCH, min=1, max=LARGEST_BATCH)
     dynamic = tuple({0: dim} if name in batched else None for name in names)
     args = _tensors(torch, feed, names)
@@ -109,6 +110,7 @@ def _traced(torch: Any, model: Any, feed: Feed, _batched: Sequence[str]) -> Any:
     args = _tensors(torch, feed, names)
     module = _module(model)
     _put_indices(torch, module)
+    _drop_unused(module)
     return torch.export.export(make_fx(module, tracing_mode="real")(*args), args, strict=False)
 
 
@@ -174,6 +176,14 @@ def _put_indices(torch: Any, module: Any) -> None:
         node.replace_all_uses_with(made)
         module.graph.erase_node(node)
     module.recompile()
+
+
+def _drop_unused(module: Any) -> None:
+    """Constants that nothing reads any more; torch.export can't save some, such as empty ones."""
+    used = {node.target for node in module.graph.nodes if node.op == "get_attr"}
+    for name, _ in list(module.named_buffers(recurse=False)):
+        if name not in used:
+            delattr(module, name)
 
 
 def _gather(torch: Any, indices: Any) -> Callable[[Any, int], Any]:
