@@ -221,11 +221,11 @@ def cross_check(setup: Setup, onnx: str | None, samples: jobs.Samples, kept: Pat
     onnx: the model's file; None where there is none.
     """
     if onnx is None:
-        return "not checked by onnx's reference evaluator: the model isn't ONNX"
+        return "was not checked by onnx's reference evaluator: the model isn't ONNX"
     job = jobs.CrossCheckJob(onnx, samples, setup.fed, str(kept), setup.sequences)
     answer = ask_parent_side(job, jobs.CrossChecked, Stage.ACCURACY, CROSS_CHECK_S)
     if isinstance(answer, jobs.Refused):
-        return f"not checked by onnx's reference evaluator: {answer.reason[:300]}"
+        return f"was not checked by onnx's reference evaluator: {answer.reason[:300]}"
     return (
         f"{'agrees with' if answer.agrees else 'DIFFERS FROM'} onnx's reference evaluator on"
         f" {answer.samples} samples (largest difference {answer.worst:.2g} of the largest value)"

@@ -224,15 +224,14 @@ def _refuse_format(
 ) -> _Refusal | None:
     if offer.precision is Precision.AS_IS and offer != _AS_IT_IS:
         return None  # an engine of the user's
-    given = model_format
+    wanted = known.capabilities.formats
+    ways = [(known.name, model_format, wanted)]
     if offer.recipe in SHARED:
-        route = routes.find(given, ("onnx",), tools)
+        ways += [("what makes this recipe", model_format, ("onnx",)), (known.name, "onnx", wanted)]
+    for reader, given, formats in ways:
+        route = routes.find(given, formats, tools)
         if isinstance(route, routes.NoRoute):
-            return route.status, f"what makes {offer.recipe} {route.reason}", route.fix
-        given = "onnx"
-    route = routes.find(given, known.capabilities.formats, tools)
-    if isinstance(route, routes.NoRoute):
-        return route.status, f"{known.name} {route.reason}", route.fix
+            return route.status, f"{reader} {route.reason}", route.fix
     return None
 
 
@@ -240,7 +239,7 @@ def _refuse_quantized(offer: Offer, *, quantized: bool) -> _Refusal | None:
     if not quantized or offer.precision is Precision.AS_IS:
         return None
     reason = "the model's products are of integers already; it is compared as it is"
-    return Status.UNSUPPORTED, reason, f"for {offer.precision}, give the float32 model"
+    return Status.UNSUPPORTED, reason, "for other precisions, give the float32 model"
 
 
 def _refuse_device(

@@ -40,7 +40,7 @@ ENVIRONMENT = Environment(
         "onnx2fx==0.0.1",
         "numpy>=2,<3",
     ),
-    python=">=3.10,<3.15",
+    python=">=3.11,<3.15",
 )
 
 

@@ -263,7 +263,7 @@ def _info(report: Report) -> Iterator[Note]:
     for record in report.results.accuracies:
         for each in record.notes:
             level: Literal["fair", "info"] = "fair" if "DIFFERS" in each else "info"
-            yield Note(level, "Reference", f"the fp32 reference {fmt.clean(each)}")
+            yield Note(level, "Reference", f"the reference {fmt.clean(each)}")
     failed = [
         report.name(each.summary)
         for each in report.recommendation.placed("refused")
