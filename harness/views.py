@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness import environments, homes, wire
+from harness import environments, homes, routes, wire
 from harness.cache import Cache, Entry
 from harness.host import Host, advice
 from harness.noise import Tier
@@ -245,12 +245,26 @@ def plan_view(prepared: Prepared) -> RenderableType:
     head.add_row("Plan", f"{len(plan.candidates)} candidates, {rounds} launches each")
     about = f"{seconds:.0f} s" if seconds < 2 * 60 else f"{seconds / 60:.0f} min"
     head.add_row("Estimate", f"about {about}, {size_text(size)} of engines; nothing has been run")
+    for text in _conversions(prepared):
+        head.add_row("Converted", text)
     for note in checked.warnings:
         head.add_row("Note", note)
     parts: list[RenderableType] = [head, Text(), table]
     if plan.skips:
         parts += [Text("\nLeft out:", "bold"), _skips(plan.skips)]
     return Group(*parts)
+
+
+def _conversions(prepared: Prepared) -> list[str]:
+    """Which tools the model goes through, and for whom."""
+    given = prepared.checked.model.format
+    users: dict[str, list[str]] = {}
+    for known in prepared.knowns:
+        route = routes.find(given, known.capabilities.formats, prepared.tools)
+        if route and not isinstance(route, routes.NoRoute):
+            way = ", then ".join(f"to {tool.target} by {tool.name}" for tool in route)
+            users.setdefault(way, []).append(known.name)
+    return [f"{way}, for {' and '.join(names)}" for way, names in users.items()]
 
 
 def _skips(skips: Sequence[Any]) -> Table:
