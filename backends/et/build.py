@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -31,11 +33,13 @@ _OLD_FIX = (
 class About:
     """What ``engine.json`` says: the model's own inputs and outputs, and the largest shapes.
 
-    ports None: of a program that isn't ours.
+    ports None: of a program that isn't ours. sha256: of the program, which tells whether it belongs
+    to one that was moved.
     """
 
     ports: Optional[Ports] = None
     largest: tuple[tuple[int, ...], ...] = ()
+    sha256: Optional[str] = None
 
     def write(self, folder: Path) -> None:
         """Write it beside the program."""
@@ -44,6 +48,7 @@ class About:
             "inputs": [_to_json(port) for port in ports.inputs],
             "outputs": [_to_json(port) for port in ports.outputs],
             "largest": [list(shape) for shape in self.largest],
+            "sha256": self.sha256,
         }
         (folder / ABOUT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
@@ -57,7 +62,8 @@ class About:
         ins, outs = (
             tuple(_from_json(each) for each in values[name]) for name in ("inputs", "outputs")
         )
-        return cls(Ports(ins, outs), tuple(tuple(shape) for shape in values["largest"]))
+        largest = tuple(tuple(shape) for shape in values["largest"])
+        return cls(Ports(ins, outs), largest, values["sha256"])
 
 
 def _to_json(port: Port) -> dict[str, Any]:
@@ -86,9 +92,9 @@ def build(request: BuildRequest, workdir: str) -> Engine:
     path = folder / MODEL
     path.write_bytes(_lowered(program, request))
     told = pte.read(str(path))
-    notes += _checked(runtime, str(path), told, request)
+    _check(runtime, str(path), told, request)
     ports = request.ports or ports_of(told)
-    About(ports, program.largest()).write(folder)
+    About(ports, program.largest(), _sha256(path)).write(folder)
     files = (MODEL, ABOUT)
     size = sum((folder / name).stat().st_size for name in files)
     return Engine(str(path), files, size, tuple(notes))
@@ -120,19 +126,18 @@ def _lowered(program: Program, request: BuildRequest) -> bytes:
         raise classified(error, request.recipe) from error
 
 
-def _checked(runtime: Any, path: str, told: pte.Program, request: BuildRequest) -> list[str]:
-    """That this runtime can load it, and that it is what was asked for; notes."""
+def _check(runtime: Any, path: str, told: pte.Program, request: BuildRequest) -> None:
+    """That this runtime can load it, and that it is what was asked for."""
     opened(runtime, path, told)
-    found = [each for part in told.parts for each in part.precisions]
-    found += [precision for _, precision in told.kernels if precision]
+    found = {each for part in told.parts for each in part.precisions}
+    found |= {precision for _, precision in told.kernels if precision}
     wanted = request.precision.runs_as
     if wanted == "int8" and wanted not in found:
         raise UnsupportedError(f"{request.recipe}: none of the model's products became {wanted}")
-    return []
 
 
-def opened(runtime: Any, path: str, told: Optional[pte.Program] = None) -> Any:
-    """The loaded program. Raises UnsupportedError with the operators that the runtime lacks."""
+def opened(runtime: Any, path: str, told: Optional[pte.Program] = None) -> tuple[Any, Any]:
+    """The loaded program and its method. UnsupportedError names operators that are missing."""
     try:
         told = told or pte.read(path)
     except (OSError, ValueError, IndexError) as error:
@@ -171,18 +176,42 @@ def _port(name: str, spec: TensorSpec, *, dynamic: bool) -> Port:
     return Port(TensorSpec(name, spec.dtype, shape), name, spec.dtype)
 
 
+def _refuse_archive(source: Path) -> None:
+    """Say what PyTorch's own archives are."""
+    if not zipfile.is_zipfile(source):
+        return
+    with zipfile.ZipFile(source) as archive:
+        names = archive.namelist()
+    if any(name.endswith("bytecode.pkl") or "/code/" in name for name in names):
+        raise UnsupportedError(f"{source.name}: {_OLD}", _OLD_FIX)
+    raise UnsupportedError(
+        f"{source.name}: it is no ExecuTorch program, but an archive of PyTorch's",
+        "give an exported program (.pt2) as the model",
+    )
+
+
+def _is_ours(source: Path) -> bool:
+    """Whether an ``engine.json`` of ours lies beside it that was written for it."""
+    try:
+        said = json.loads(source.with_name(ABOUT).read_text(encoding="utf-8"))
+        return bool(said["sha256"] == _sha256(source))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def copy(request: BuildRequest, workdir: str) -> Engine:
     """The user's own program, unchanged, once it was seen that it can be loaded.
 
     What ``engine.json`` beside it says of one that we made goes on to hold.
     """
     source = Path(request.model)
-    head = source.read_bytes()[:8]
-    if head[:2] == b"PK":
-        raise UnsupportedError(f"{source.name}: {_OLD}", _OLD_FIX)
+    _refuse_archive(source)
     opened(load(), str(source))
-    beside = source.with_name(ABOUT)
-    found = [source, *([beside] if source.name == MODEL and beside.is_file() else [])]
+    found = [source, *([source.with_name(ABOUT)] if _is_ours(source) else [])]
     for path in found:
         shutil.copyfile(path, Path(workdir, path.name))
     size = sum(Path(workdir, path.name).stat().st_size for path in found)

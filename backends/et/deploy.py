@@ -17,8 +17,8 @@ _SCRIPT = '''\
 from pathlib import Path
 
 import numpy as np
-import torch
-from executorch.extension.pybindings import portable_lib as runtime
+import torch  # before the runtime, which links its libraries
+from executorch.extension.pybindings import _C as runtime  # portable_lib, without the compiler
 
 # VALUES
 # INPUTS, OUTPUTS: name, dtype in the program, and the model's axis that each of its axes is.
