@@ -16,6 +16,11 @@ from harness.errors import BackendError, OutOfMemoryError, UnsupportedError
     ("text", "kind", "says"),
     [
         ("Missing out variants: {'aten::foo', 'aten::bar'}", UnsupportedError, "aten::bar, aten"),
+        (
+            "Operator torch._ops.aten.erfinv.default is not in Core ATen opset (https://...)",
+            UnsupportedError,
+            "no operator aten.erfinv.default",
+        ),
         ("Failed to load program, error: 0x:23", BackendError, "no valid ExecuTorch program"),
         ("Failed to execute method forward, error: 0x10", UnsupportedError, "shape"),
         (

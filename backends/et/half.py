@@ -14,7 +14,8 @@ def convert(program: Program) -> list[str]:
     """Change the program's graph in place; notes. Inputs and outputs keep their types.
 
     Normalizations and reductions stay in float32, by casts around them: ExecuTorch's own kernels
-    sum in the type of their input, and float16 sums of squares overflow.
+    take the variance of float16 as the difference of two means, which cancels where the mean is
+    large beside the deviation.
     """
     import torch
     from torchao.quantization.pt2e.utils import _fuse_conv_bn_

@@ -44,6 +44,8 @@ _CODE = re.compile(r"error: (?:0x:?)([0-9a-fA-F]+)")
 
 _MISSING = re.compile(r"Missing out variants: \{([^}]*)\}")
 
+_NOT_CORE = re.compile(r"Operator torch\._ops\.([\w.]+) is not in Core ATen opset")
+
 _sessions: weakref.WeakSet[Any] = weakref.WeakSet()
 _lock = threading.Lock()
 
@@ -85,10 +87,9 @@ def classified(error: BaseException, what: str) -> BackendError:
     """The error of ours that says it; ``what`` is what was tried."""
     if isinstance(error, BackendError):
         return error
-    missing = _MISSING.search(str(error))
-    if missing:
-        operators = sorted(each.strip(" '\"") for each in missing[1].split(","))
-        return UnsupportedError(f"{what}: ExecuTorch has no kernel for {', '.join(operators)}")
+    operators = _operators(str(error))
+    if operators:
+        return UnsupportedError(f"{what}: ExecuTorch has no {operators}")
     text = re.sub(r"\s+", " ", str(error)).strip()[:600] or type(error).__name__
     code = code_of(error)
     if code is not None:
@@ -103,6 +104,16 @@ def classified(error: BaseException, what: str) -> BackendError:
     if "SpecViolationError" in names or "ExportError" in names:
         return UnsupportedError(f"{what}: {text}")
     return BackendError(f"{what}: {type(error).__name__}: {text}")
+
+
+def _operators(text: str) -> str:
+    """The operators that a message says are missing; empty where it says no such thing."""
+    beyond = _NOT_CORE.search(text)
+    if beyond:
+        return f"operator {beyond[1]}"
+    missing = _MISSING.search(text)
+    names = sorted(each.strip(" '\"") for each in missing[1].split(",")) if missing else []
+    return f"kernel for {', '.join(names)}" if names else ""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

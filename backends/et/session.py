@@ -10,6 +10,7 @@ import numpy as np
 from backends.et import executed as execution
 from backends.et import pte
 from backends.et.build import About, opened, ports_of
+from backends.et.program import in_file
 from backends.et.runtime import classified, release, use_threads
 from harness.backend import Feed
 from harness.errors import BackendError, UnsupportedError
@@ -41,9 +42,12 @@ class EtSession:
             release(self)
             raise
         ports = about.ports or ports_of(self._told)
-        self._ins, self._outs = ports.inputs, ports.outputs
+        self._ins = ports.inputs
         self.inputs = tuple(port.spec for port in self._ins)
-        self.outputs = tuple(port.spec for port in self._outs)
+        self.outputs = tuple(port.spec for port in ports.outputs)
+        self._names = [port.spec.name for port in ports.outputs]
+        orders = [np.argsort(in_file(port)).tolist() for port in ports.outputs]
+        self._turned = orders if any(port.axes for port in ports.outputs) else None
         self._largest = about.largest or self._told.largest
         self._results: Any = ()
         self._unbind(_run_unbound)
@@ -74,13 +78,12 @@ class EtSession:
 
     def fetch(self) -> dict[str, Array]:
         """Views of the outputs."""
-        found = {}
-        for port, tensor in zip(self._outs, self._results):
-            value = tensor.numpy()
-            found[port.spec.name] = (
-                np.transpose(value, np.argsort(port.axes)) if port.axes else value
-            )
-        return found
+        if self._turned is None:
+            return {name: each.numpy() for name, each in zip(self._names, self._results)}
+        return {
+            name: np.transpose(each.numpy(), order)
+            for name, each, order in zip(self._names, self._results, self._turned)
+        }
 
     def close(self) -> None:
         """Drop the program."""
@@ -111,7 +114,7 @@ class EtSession:
         arrays = self._checked(feed)
         bound, tensors = [], []
         for port, array in zip(self._ins, arrays):
-            order = port.axes or tuple(range(array.ndim))
+            order = in_file(port)
             shape = tuple(array.shape[axis] for axis in order)
             memory = np.empty(shape, port.dtype)
             view = np.transpose(memory, np.argsort(order))  # in the model's own order of axes
@@ -145,7 +148,7 @@ class EtSession:
             raise UnsupportedError(f"input {spec} was given {array.dtype}")
         if array.ndim != len(spec.shape):
             raise UnsupportedError(f"input {spec} was given the shape {list(array.shape)}")
-        order = port.axes or tuple(range(array.ndim))
+        order = in_file(port)
         most = dict(zip(order, largest))
         for axis, (have, want) in enumerate(zip(array.shape, spec.shape)):
             wrong = isinstance(want, int) and have != want
