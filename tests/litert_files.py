@@ -132,6 +132,46 @@ def product(path: Path) -> str:
     return file.write(path, ["left"], ["right"], signed=True)
 
 
+def layers(path: Path, outputs: list[str]) -> str:
+    """``x`` [1, 6] -> dense -> ``y`` -> dense -> ``z``; no signature."""
+    rng = np.random.default_rng(2)
+    file = File()
+    for name in ("x", "y", "z"):
+        file.tensor(name, (1, 6))
+    for source, weights, target in (("x", "w", "y"), ("y", "v", "z")):
+        file.constant(weights, rng.standard_normal((6, 6)).astype("f4"))
+        kind = "FullyConnectedOptions"
+        file.operator("FULLY_CONNECTED", [source, weights], [target], kind=kind)
+    return file.write(path, ["x"], outputs, signed=False)
+
+
+def difference(path: Path, names: tuple[str, str], signed: tuple[str, str]) -> str:
+    """The first input [1, 4] less the second -> ``y``. names: the inputs', and in a signature."""
+    file = File()
+    for name in ("left", "right", "y"):
+        file.tensor(name, (1, 4))
+    file.operator("SUB", ["left", "right"], ["y"], kind="SubOptions")
+    file.write(path, ["left", "right"], ["y"], signed=True)
+    for tensor, name in zip(file.graph.tensors, names):
+        tensor.name = name.encode()
+    for each, name in zip(file.model.signatureDefs[0].inputs, signed):
+        each.name = name.encode()
+    path.write_bytes(bytes(file.tools.convert_object_to_bytearray(file.model)))
+    return str(path)
+
+
+def found(path: Path) -> str:
+    """``x`` [1, 6] -> ``places`` int64 [n, 2] where it is above 0."""
+    file = File()
+    file.tensor("x", (1, 6))
+    file.constant("zero", np.zeros((1, 6), "f4"))
+    file.tensor("above", (1, 6), "BOOL")
+    file.tensor("places", (1, 2), "INT64", open_batch=True)
+    file.operator("GREATER", ["x", "zero"], ["above"], kind="GreaterOptions")
+    file.operator("WHERE", ["above"], ["places"], kind="WhereOptions")
+    return file.write(path, ["x"], ["places"], signed=False)
+
+
 def table(path: Path) -> str:
     """``ids`` int32 [1, 4] -> GATHER from a table -> ``rows`` [1, 4, 16]: no delegate takes it."""
     file = File()

@@ -1,7 +1,9 @@
 """What users of LiteRT rely on: what its own API gives, their names and layout, and the truth."""
 
 import dataclasses
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from backends.litert import BACKEND, building, compiled
 from backends.litert.compiled import CompiledSession, Target
+from harness import tflitefile
 from harness.backend import BuildRequest
 from harness.errors import BackendError, UnavailableError, UnsupportedError
 from harness.testing import MemoryCalibration, infer
@@ -245,6 +248,53 @@ def test_integers_that_the_file_cant_hold_are_refused(tmp_path):
             session.run()  # nothing stale runs
 
 
+@pytest.mark.parametrize(
+    ("names", "signed"),
+    [(("a", "b"), ("b", "a")), (("a", "a"), ("the_left", "the_right")), (("a", "a"), ("", ""))],
+    ids=["crossed", "repeated", "without names"],
+)
+def test_inputs_are_the_files_by_place_whatever_they_are_called_there(names, signed, tmp_path):
+    path = litert_files.difference(tmp_path / "d.tflite", names, signed)
+    ports = tflitefile.read(path).ports
+    left, right = (port.spec.name for port in ports.inputs)
+    session = BACKEND.open(build(path, tmp_path / "e", ports=ports), "cpu", ONE)
+    feed = {right: np.full((1, 4), 2, "f4"), left: np.full((1, 4), 5, "f4")}
+    (got,) = infer(session, feed).values()
+    assert got.tolist() == [[3, 3, 3, 3]]
+
+
+def test_ports_of_another_file_are_refused(cnn, tmp_path):
+    port = dataclasses.replace(channels_first().inputs[0], dtype="int8")
+    ports = Ports((port,), channels_first().outputs)
+    with pytest.raises(BackendError, match="x: is float32 in the file, not int8"):
+        build(cnn, tmp_path / "e", ports=ports)
+
+
+def test_outputs_that_depend_on_values_may_be_empty(tmp_path):
+    engine = as_is(litert_files.found(tmp_path / "found.tflite"), tmp_path / "e")
+    session = BACKEND.open(engine, "cpu", ONE)
+    scope = deployed(engine, tmp_path / "e" / "script.py", ONE)
+    for x, places in (
+        ([1, 0, 1, 0, 0, 0], [[0, 0], [0, 2]]),
+        ([0] * 6, []),
+        ([0] * 5 + [1], [[0, 5]]),
+    ):
+        feed = {"x": np.array([x], "f4")}
+        got = infer(session, feed)["places"]
+        assert got.tolist() == places
+        assert (got.shape, got.dtype) == ((len(places), 2), np.dtype("int64"))
+        assert np.array_equal(scope["infer"](scope["load"](), feed)["places"], got)
+
+
+def test_a_closed_session_lets_go_of_its_interpreter(cnn, tmp_path):
+    session = BACKEND.open(as_is(cnn, tmp_path / "e"), "cpu", ONE)
+    kept = weakref.ref(session._interpreter)
+    session.close()
+    gc.collect()
+    assert kept() is None
+    assert session.executed is None
+
+
 def test_outputs_may_be_kept_while_the_session_runs_on(cnn, tmp_path):
     session = BACKEND.open(as_is(cnn, tmp_path / "engine"), "cpu", ONE)
     session.bind({"the_image": image(1)})
@@ -411,6 +461,43 @@ def test_products_of_constant_weights_stay_right_in_int8(tmp_path):
     assert left @ right > 0.995 * np.linalg.norm(left) * np.linalg.norm(right)
 
 
+@pytest.mark.parametrize("outputs", [["z", "y"], ["y", "z"], ["z", "x"], ["z", "z"], ["z"]])
+@pytest.mark.parametrize("recipe", ["static-wi8-ai8", "dynamic-wi8-afp32"])
+def test_outputs_that_the_model_reads_itself_stay_what_they_are(recipe, outputs, tmp_path):
+    pytest.importorskip("litert_quantizer")
+    path = litert_files.layers(tmp_path / "layers.tflite", outputs)
+    ports = tflitefile.read(path).ports
+    (given,) = (port.spec.name for port in ports.inputs)
+    feeds = [
+        {given: np.random.default_rng(seed).standard_normal((1, 6)).astype("f4")}
+        for seed in range(8)
+    ]
+    got = []
+    for each in ("source", recipe):
+        (tmp_path / each).mkdir()
+        request = BuildRequest(
+            path, RECIPES[each].precision, each, "cpu", MemoryCalibration(feeds), ports=ports
+        )
+        session = BACKEND.open(BACKEND.build(request, str(tmp_path / each)), "cpu", ONE)
+        assert session.outputs == tuple(port.spec for port in ports.outputs)
+        got.append(infer(session, feeds[0]))
+    for name, wanted in got[0].items():
+        np.testing.assert_allclose(got[1][name], wanted, atol=0.05 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("names", [("the", "same"), ("x", "x"), ("", "")])
+def test_tensors_may_share_a_name_or_have_none(names, tmp_path):
+    pytest.importorskip("litert_quantizer")
+    path = litert_files.layers(tmp_path / "layers.tflite", ["z"])
+    model = building.flatfile.parse(path)
+    model.subgraphs[0].tensors[1].name, model.subgraphs[0].tensors[4].name = (
+        name.encode() for name in names
+    )
+    Path(path).write_bytes(bytes(litert_files.File().tools.convert_object_to_bytearray(model)))
+    engine = build(path, tmp_path / "e", "dynamic-wi8-afp32")
+    assert BACKEND.open(engine, "cpu", ONE).executed.share("int8") == 1
+
+
 def test_float16_that_xnnpack_refuses_names_the_operator(tmp_path):
     pytest.importorskip("litert_quantizer")
     path = litert_files.product(tmp_path / "product.tflite")
@@ -428,13 +515,18 @@ def test_our_own_engine_that_a_user_brings_keeps_its_names(cnn, tmp_path):
     assert as_is(str(other), tmp_path / "third").files == ("other.tflite",)
 
 
-def test_the_script_can_leave_the_delegate_out(cnn, tmp_path):
-    engine = build(cnn, tmp_path / "e", ports=channels_first())
-    settings = Settings(threads=1, options=(("delegate", "none"),))
-    script = tmp_path / "e" / "script.py"
+def deployed(engine, script, settings):
+    """What the script defines."""
     script.write_text(BACKEND.deploy_code(engine, "cpu", settings), encoding="utf-8")
     scope = {"__file__": str(script), "__name__": "deployed"}
     exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), scope)
+    return scope
+
+
+def test_the_script_can_leave_the_delegate_out(cnn, tmp_path):
+    engine = build(cnn, tmp_path / "e", ports=channels_first())
+    settings = Settings(threads=1, options=(("delegate", "none"),))
+    scope = deployed(engine, tmp_path / "e" / "script.py", settings)
     feed = {"x": np.ascontiguousarray(image().transpose(0, 3, 1, 2))}
     session = BACKEND.open(engine, "cpu", settings)
     assert np.array_equal(scope["infer"](scope["load"](), feed)["y"], infer(session, feed)["y"])

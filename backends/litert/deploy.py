@@ -79,9 +79,21 @@ def infer(session, feed):
         session.set_tensor(index, value)
     session.invoke()
     return {{
-        name: from_file(session.get_tensor(index), dtype, axes)
-        for name, dtype, index, _, axes in OUTPUTS
+        name: from_file(read(session, place), dtype, axes)
+        for place, (name, dtype, _, _, axes) in enumerate(OUTPUTS)
     }}
+
+
+def read(session, place):
+    """An output; LiteRT reads none that has no elements."""
+    _, _, index, file_dtype, _ = OUTPUTS[place]
+    try:
+        return session.get_tensor(index)
+    except ValueError:
+        shape = session.get_output_details()[place]["shape"]
+        if 0 not in shape:
+            raise
+        return np.empty(shape, file_dtype)
 '''
 
 _COMPILED = '''\

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from backends.litert import flatfile
+from backends.litert import flatfile, readying
 from backends.litert.flatfile import COMPUTE, Graph
 from backends.litert.runtime import SETUP, classified, quiet, version_of
 from backends.litert.slots import Slots, checked
@@ -96,11 +96,14 @@ def quantize(request: BuildRequest, slots: Slots) -> tuple[bytes, list[str]]:
     """
     recipe = RECIPES[request.recipe]
     model = flatfile.parse(request.model)
+    readying.name_apart(model)
     graphs = flatfile.graphs(model)
     _refuse_quantized(graphs)
     wishes = _checked(request, recipe)
     tools = _Tools.load()
-    key = slots.signature or _sign(model, slots)
+    key = slots.signature or readying.sign(model, slots)
+    if recipe.static:
+        readying.end_outputs(model)
     content = bytes(tools.utils.convert_object_to_bytearray(model))
     rules = _rules(recipe, wishes, graphs)
     try:
@@ -204,24 +207,6 @@ def _checked(request: BuildRequest, recipe: Recipe) -> dict[str, str]:
     if wishes.get("block_size", _BLOCKS[0]) not in _BLOCKS:
         raise UnsupportedError(f"{where}: blocks may have {', '.join(_BLOCKS)} weights")
     return wishes
-
-
-def _sign(model: Any, slots: Slots) -> str:
-    """Give a file a signature, by which alone the quantizer takes samples; its key."""
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    schema = flatbuffer_utils.schema_fb
-    signature = schema.SignatureDefT()
-    signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
-    for kind in ("inputs", "outputs"):
-        tensors = []
-        for slot in getattr(slots, kind):
-            tensor = schema.TensorMapT()
-            tensor.name, tensor.tensorIndex = slot.name.encode(), slot.index
-            tensors.append(tensor)
-        setattr(signature, kind, tensors)
-    model.signatureDefs = [signature]
-    return "serving_default"
 
 
 # -- the recipe as the quantizer reads it -------------------------------------------------------

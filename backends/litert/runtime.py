@@ -103,6 +103,12 @@ _SIGNS: tuple[tuple[str, type[BackendError], str, Optional[str]], ...] = (
         None,
     ),
     (
+        r"Failed to set custom allocation for output",
+        UnsupportedError,
+        "the shape of an output depends on the inputs' values, which CompiledModel can't give",
+        None,
+    ),
+    (
         r"ResizeInputTensorStrict|failed to prepare|Failed to resize",
         UnsupportedError,
         "{text}",

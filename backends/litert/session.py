@@ -78,6 +78,7 @@ class LiteRtSession:
         self._unbind(_run_closed)
         if not self._closed:
             self._closed = True
+            self._examine = _unexamined  # the old one may hold what is released here
             self._release()
 
     @property
@@ -160,6 +161,19 @@ class InterpreterSession(LiteRtSession):
         puts = [self._put(slot) for slot in self._slots.inputs]
         return puts, [self._take(slot) for slot in self._slots.outputs], interpreter.invoke
 
+    def fetch(self) -> dict[str, Array]:
+        """As any session's; and LiteRT reads no tensor that has no elements."""
+        try:
+            return {name: take() for name, take in self._takes}
+        except ValueError:
+            details = self._interpreter.get_output_details()
+            return {
+                slot.spec.name: slot.from_file(np.empty(detail["shape"], slot.dtype))
+                if 0 in detail["shape"]
+                else take()
+                for slot, detail, (_, take) in zip(self._slots.outputs, details, self._takes)
+            }
+
     def _put(self, slot: Slot) -> _Put:
         if not slot.axes and slot.dtype == slot.spec.dtype:
             return partial(self._interpreter.set_tensor, slot.index)
@@ -179,6 +193,10 @@ class InterpreterSession(LiteRtSession):
 
     def _release(self) -> None:
         self._interpreter = None
+
+
+def _unexamined(_: Sequence[Shape]) -> Optional[Executed]:
+    return None
 
 
 def _run_unbound() -> None:

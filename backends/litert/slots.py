@@ -145,20 +145,19 @@ def _slots(
     *,
     told: bool,
 ) -> Iterator[Slot]:
+    """By place, which is the file's and the model's: names may be repeated, or a signature's."""
     if len(ports) != len(details):
         raise BackendError(f"the file has {len(details)} {kind}, the model {len(ports)}")
-    tensors = [str(each["name"]) for each in details]
-    for place, port in enumerate(ports):
-        at = place
-        if port is not None:  # by name; the order is the same where a name says nothing
-            at = next((each.index(port.name) for each in (names, tensors) if port.name in each), at)
-        yield _slot(details[at], names[at], port, told=told)
+    for detail, name, port in zip(details, names, ports):
+        yield _slot(detail, name, port, told=told)
 
 
 def _slot(detail: Mapping[str, Any], name: str, port: Optional[Port], *, told: bool) -> Slot:
     dtype = np.dtype(detail["dtype"])
     if dtype.kind not in "fiubc" or dtype.name == "bfloat16":
         raise UnsupportedError(f"{name}: numpy has no counterpart of {dtype.name}")
+    if port is not None and port.dtype != dtype.name:
+        raise BackendError(f"{port.spec.name}: is {dtype.name} in the file, not {port.dtype}")
     declared = tuple(int(dim) for dim in detail["shape_signature"])
     axes = port.axes if port is not None else ()
     inverse = tuple(int(axis) for axis in np.argsort(axes)) if axes else ()
