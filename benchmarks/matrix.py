@@ -36,6 +36,7 @@ from harness.store import Results
 from harness.types import Stage, Status
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt", "litert", "executorch")
+USUAL = ("cnn", "mobile", "transformer", "magika", "pytorch")
 LAB = Lab(targets={"local": Target(description="this machine")})
 SHORT = {"passes": 2, "slice_ms": 50, "warmup_cap_s": 2.0, "tail_cap_s": 0.0}
 SAMPLES = {"calibration_samples": 64, "validation_samples": 200}
@@ -55,7 +56,10 @@ def swept(case: Case, backends: Sequence[str], out: Path, rounds: int) -> Result
         case.name,
     )
     with chdir(case.folder), Progress(Console(stderr=True)) as progress:
-        return sweep(config, LAB, listen=progress)
+        results = sweep(config, LAB, listen=progress)
+    if results.end is None or results.end.why != "done":
+        sys.exit(f"{case.name}: the sweep ended before its end")
+    return results
 
 
 def ahead(case: Case, cells: Iterable[Cell], out: Path, capability: str) -> Iterator[Cell]:
@@ -153,9 +157,9 @@ def options() -> argparse.Namespace:
     """The command line's."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--models", nargs="+", choices=CASES, default=list(USUAL))
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--compute-capability", help="of a GPU to build TensorRT's engines for")
     parser.add_argument(
         "--out", type=Path, help="gets matrix.md, .json, .png and the runs' records"

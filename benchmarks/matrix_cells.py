@@ -20,7 +20,7 @@ class Cell:
     precision, recipe: empty where the backend offers nothing here. stage: where it ended, of what
     isn't ok. converted: whether the backend reads another format than the model's. values are None
     where they aren't known. executed: the precisions of the compute operations, and
-    where the operations ran.
+    where the operations ran; detail: how that is known, in the backend's words.
     """
 
     model: str
@@ -37,6 +37,7 @@ class Cell:
     drop: float | None = None
     time_ns: Interval | None = None
     executed: str = ""
+    detail: str = ""
     size_bytes: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -78,6 +79,7 @@ def _cell(model: str, summary: Summary, *, converted: bool) -> Cell:
         drop=drop.value if drop else None,
         time_ns=summary.time_ns,
         executed=_what_ran(summary.executed) if summary.executed else "",
+        detail=summary.executed.detail if summary.executed else "",
         size_bytes=summary.size_bytes,
         notes=summary.notes,
     )

@@ -24,7 +24,7 @@ Row = tuple[str, str, str]
 KINDS = {
     "runs": "#cdebdc",
     "runs, less accurate": "#fbe3b5",
-    "ran as something else": "#e6d3ec",
+    "invalid: not as asked": "#e6d3ec",
     "can't, and says why": "#e8e8e8",
     "failed": "#f4b9a7",
 }
@@ -34,11 +34,11 @@ BEFORE_RUNNING = (None, Stage.PROBE, Stage.PLAN, Stage.CONVERT, Stage.VARIANT, S
 
 def kind_of(cell: Cell) -> str:
     """One of :data:`KINDS`."""
-    if cell.status is Status.OK:
+    if cell.status is Status.OK and cell.ran:
         accurate = cell.drop is None or cell.drop <= ALLOWED
         return "runs" if accurate else "runs, less accurate"
     if cell.status is Status.INVALID:
-        return "ran as something else"
+        return "invalid: not as asked"
     return "can't, and says why" if cell.status in LEFT_OUT else "failed"
 
 
