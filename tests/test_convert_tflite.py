@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from backends.convert import checking, onnx2tf_tool, onnx_to_tflite, tflite_layout
 from backends.convert.onnx_to_tflite import CONVERTER
+from backends.litert import flatfile
 from harness.backend import ConvertRequest
 from harness.errors import BackendError, UnavailableError, UnsupportedError
 from harness.testing_models import MODELS, _model, model_specs, random_feed
@@ -286,6 +288,19 @@ def test_images_are_transposed_by_the_ports_not_by_the_file(name, tmp_path):
     assert image.axes == tflite_layout.LAST[len(image.spec.shape)]
     kept = 1 if name == "mixed" else 0  # an output in the model's own order
     assert tflite_layout.Graph(Path(done.path)).transposes() == kept
+
+
+def test_products_with_constant_matrices_are_fully_connected_layers(tmp_path):
+    """BATCH_MATMUL has no float16 and no four bits."""
+    net = Net()
+    x = net("Relu", net("MatMul", "x", net.weights(16, 8)))
+    x = net("Add", net("MatMul", x, net.weights(8, 8)), x)
+    net("Add", net("MatMul", x, net.weights(8, 4)), net.weights(4), out="y")
+    model = net.model([spec("x", "batch", 5, 16)], [spec("y", "batch", 5, 4)])
+    (graph,) = flatfile.read(convert(model, tmp_path).path)
+    found = Counter(each.name for each in graph.operators)
+    assert (found["FULLY_CONNECTED"], found["BATCH_MATMUL"]) == (3, 0)
+    assert found["ADD"] == 1  # the residual
 
 
 def test_sequences_keep_their_order(tmp_path):

@@ -31,6 +31,7 @@ _OLD_OR_NEW = (
     "no op registered",
 )
 _QUIET = 4
+_RANK = 2  # of a matrix
 
 Outputs = dict[str, Array]
 
@@ -101,6 +102,7 @@ class Original:
             value.type.tensor_type.ClearField("shape")
         del model.graph.value_info[:]
         path = scratch / f"shaped-{'open' if opened else 'fixed'}.onnx"
+        _add_biases(model.graph)
         _session(model.SerializeToString(), path)
         return onnx.shape_inference.infer_shapes(onnx.load(str(path)), data_prop=True)
 
@@ -242,6 +244,34 @@ def _joined(name: str, rows: Sequence[Case], together: Array) -> Array:
     if joined.shape != together.shape:
         raise BackendError(f"output {name} isn't made of its samples' outputs")
     return joined
+
+
+def _add_biases(graph: Any) -> None:
+    """Add zeros to products with constant matrices that nothing is added to.
+
+    ONNX Runtime makes Gemm of such sums, and the tool FULLY_CONNECTED of these. Of a product alone
+    it makes BATCH_MATMUL, which XNNPACK hasn't in float16, and the quantizer not in four bits.
+    """
+    from onnx import helper, numpy_helper
+
+    constants = {each.name: each for each in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    sums = [node.input for node in graph.node if node.op_type == "Add"]
+    biased = {name for each in sums if constants.keys() & set(each) for name in each}
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        graph.node.append(node)
+        weights = constants.get(node.input[1]) if node.op_type == "MatMul" else None
+        if weights is None or len(weights.dims) != _RANK or node.output[0] in biased:
+            continue
+        result, product, bias = (f"{node.output[0]}{end}" for end in ("", "/product", "/bias"))
+        graph.node[-1].output[0] = product
+        graph.node.append(helper.make_node("Add", [product, bias], [result], name=bias))
+        zeros = np.zeros(weights.dims[1], helper.tensor_dtype_to_np_dtype(weights.data_type))
+        graph.initializer.append(numpy_helper.from_array(zeros, bias))
 
 
 def _merged(
