@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from backends.et import BACKEND
-from backends.et.flat import Table
+from backends.flatbuffer import Table
 from backends.et.runtime import classified
 from harness.errors import BackendError, OutOfMemoryError, UnsupportedError
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from backends.et.flat import Table
+from backends.flatbuffer import Table
 from harness.types import TensorSpec
 
 _IDENTIFIER, _EXTENDED, _XNNPACK = b"ET", b"eh00", b"XH00"

@@ -1,4 +1,4 @@
-"""A reader of FlatBuffers, as far as ExecuTorch's files need one.
+"""A reader of FlatBuffers, as far as the backends need one of their own.
 
 Offsets are checked against the buffer, so that a broken file is a ValueError.
 """
@@ -29,19 +29,23 @@ class Table:
 
     def number(self, field: int, code: str = "<I", default: int = 0) -> int:
         """A scalar; ``code`` is struct's."""
-        place = self._place(field)
+        place = self.place(field)
         return default if place is None else self._number(code, place)
 
     def table(self, field: int) -> Optional[Table]:
         """Another table; None where there is none."""
-        place = self._place(field)
+        place = self.place(field)
         return None if place is None else Table(self._data, self._follow(place))
 
     def tables(self, field: int) -> Iterator[Table]:
         """A vector of tables."""
+        return (table for _, table in self.placed(field))
+
+    def placed(self, field: int) -> Iterator[tuple[int, Table]]:
+        """A vector of tables, each with the place of the offset that leads to it."""
         start, count = self._vector(field)
-        for index in range(count):
-            yield Table(self._data, self._follow(start + 4 * index))
+        for place in range(start, start + 4 * count, 4):
+            yield place, Table(self._data, self._follow(place))
 
     def numbers(self, field: int, code: str = "i") -> tuple[int, ...]:
         """A vector of scalars; ``code`` is struct's, without the order of bytes."""
@@ -59,7 +63,8 @@ class Table:
         """A string."""
         return bytes(self.data(field)).decode("utf-8", "replace")
 
-    def _place(self, field: int) -> Optional[int]:
+    def place(self, field: int) -> Optional[int]:
+        """Where a field is; None where there is none."""
         entry = 4 + 2 * field
         if entry >= self._size:
             return None
@@ -67,7 +72,7 @@ class Table:
         return self._at + offset if offset else None
 
     def _vector(self, field: int) -> tuple[int, int]:
-        place = self._place(field)
+        place = self.place(field)
         if place is None:
             return 0, 0
         start = self._follow(place)
