@@ -1,6 +1,6 @@
 """The parent's handle on a worker process: start, ask, time out, kill.
 
-A worker that hangs, crashes or runs out of memory is an answer too
+A worker that hangs, crashes, runs out of memory or can't even start is an answer too
 (:class:`harness.jobs.Refused`): nothing that a runtime does raises in the parent. Each worker
 leads a session of its own, so that a kill takes along whatever the runtime spawned and ctrl-C
 reaches the parent alone.
@@ -53,6 +53,7 @@ class Child:
 
         python: another interpreter; it sees only the named top-level packages of ours.
         """
+        self._python = python
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._shim = tempfile.TemporaryDirectory(prefix="enginepick-") if python else None
         env = dict(os.environ)
@@ -65,8 +66,16 @@ class Child:
             env["ENGINEPICK_MEMORY_LIMIT"] = str(memory_limit_bytes)
         self._oom_kills = _oom_kills()
         self._buffer = b""
-        self._process = subprocess.Popen(
-            [python or sys.executable, "-c", BOOT, *roots],
+        self._unstarted: str | None = None
+        try:
+            self._process = self._start([python or sys.executable, "-c", BOOT, *roots], env)
+        except OSError as error:  # the interpreter is gone, or is none
+            self._unstarted = f"can't be started ({error.strerror})"
+            self._process = self._start(["sh", "-c", "exit 127"], env)  # as a shell would
+
+    def _start(self, command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -125,9 +134,12 @@ class Child:
         except subprocess.TimeoutExpired:
             self.kill()
             code = self._process.wait()
+        where = f"{self._python}: " if self._python else ""
+        if self._unstarted is not None:
+            return jobs.Refused(Status.UNAVAILABLE, stage, where + self._unstarted, None)
         how = f"exit code {code}" if code >= 0 else _signal_name(-code)
         tail = self.log_tail()
-        reason = f"the process ended by {how}" + (f": {tail}" if tail else "")
+        reason = f"{where}the process ended by {how}" + (f": {tail}" if tail else "")
         starved = any(mark in tail for mark in ("bad_alloc", "Cannot allocate", "MemoryError"))
         if starved or (code == -signal.SIGKILL and _oom_kills() > self._oom_kills):
             return jobs.Refused(Status.OUT_OF_MEMORY, stage, reason, None)

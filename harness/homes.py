@@ -18,7 +18,7 @@ from harness.child import Child
 from harness.config_values import did_you_mean
 from harness.environments import Made
 from harness.errors import InputError, Problem, SetupError
-from harness.types import Environment, Probe, Stage
+from harness.types import Environment, Probe, Stage, Status
 
 PROBE_TIMEOUT_S = 300.0
 """Of one look at a fresh environment, whose modules have not been compiled yet."""
@@ -141,27 +141,33 @@ def standing(house: House, named: Mapping[str, str]) -> Standing:
 def _probe(house: House, python: str | None) -> tuple[Probe, ...]:
     """Each tenant's probe, in one worker on that interpreter, or in another where it crashed."""
     packages = ("harness", *{each.place.module.partition(".")[0] for each in house.tenants})
+    fix = mending(house.name, python)
     found: list[Probe] = []
     while len(found) < len(house.tenants):
-        try:
-            with Child(python=python, packages=packages) as child:
-                for tenant in house.tenants[len(found) :]:
-                    found.append(answer := _ask(child, tenant))
-                    if answer.problem is not None:
-                        break  # the worker may be gone
-        except OSError as error:  # the interpreter can't be started
-            tenant = house.tenants[len(found)]
-            problem = f"{python}: {error.strerror}"
-            found.append(Probe(tenant.name, problem=problem, fix=f"mend python.{house.name}"))
+        with Child(python=python, packages=packages) as child:
+            for tenant in house.tenants[len(found) :]:
+                place = jobs.Location(tenant.place.module, tenant.place.attribute)
+                found.append(answer := probe(child, tenant.name, place, fix))
+                if answer.problem is not None:
+                    break  # the worker may be gone
     return tuple(found)
 
 
-def _ask(child: Child, tenant: Tenant) -> Probe:
-    job = jobs.ProbeJob(jobs.Location(tenant.place.module, tenant.place.attribute))
-    answer = child.ask(job, Probe, Stage.PROBE, PROBE_TIMEOUT_S)
+def probe(child: Child, name: str, place: jobs.Location, fix: str | None) -> Probe:
+    """What the plug-in finds; fix: the command where the interpreter itself fails."""
+    answer = child.ask(jobs.ProbeJob(place), Probe, Stage.PROBE, PROBE_TIMEOUT_S)
     if isinstance(answer, jobs.Refused):
-        return Probe(tenant.name, problem=answer.reason, fix=answer.fix)
+        own = answer.fix if answer.status is not Status.TIMEOUT else None  # no setting's matter
+        return Probe(name, problem=answer.reason, fix=own or fix)
     return answer
+
+
+def mending(home: str, python: str | None) -> str | None:
+    """What to do about an interpreter that can't run workers; None for ours."""
+    if python is None:
+        return None
+    own = python == environments.interpreter(home)
+    return f"enginepick setup {home}" if own else f"mend python.{home}"
 
 
 def chosen(names: Iterable[str]) -> tuple[House, ...]:

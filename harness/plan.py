@@ -111,9 +111,11 @@ def make_plan(
             built = offer.precision is not Precision.AS_IS
             for settings in settings_for(known, wishes, built=built):
                 candidate = Candidate(known.name, offer.precision, offer.recipe, device, settings)
+                unread = _refuse_format(known, offer, model_format, tools)
                 refusal = (
-                    _refuse_backend(known, wishes.compute_capability)
-                    or _refuse_format(known, offer, model_format, tools)
+                    (unread if unread and unread[0] is Status.UNSUPPORTED else None)
+                    or _refuse_backend(known, wishes.compute_capability)
+                    or unread
                     or _refuse_quantized(offer, quantized=quantized)
                     or _refuse_device(known, offer, device, wishes.compute_capability)
                     or _refuse_settings(settings, inputs)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -23,13 +24,13 @@ from harness.plan import Known, Plan, Wishes, make_plan, reference_backend
 from harness.record import BuildRecord
 from harness.reference import reference_candidate
 from harness.setup import Home, Setup, ask_parent_side
-from harness.types import Candidate, Precision, Probe, Scenario, Stage, Status
+from harness.types import Candidate, Precision, Probe, Scenario, Stage
 from harness.variants import DERIVED
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 CHECK_TIMEOUT_S = 3600.0
-PROBE_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def prepare(config: SweepConfig, lab: Lab, spool: Path) -> Prepared:
     if problems:
         raise InputError(problems)
     homes = {name: find_home(name, config.python) for name in names}
-    knowns = tuple(find_backend(name, homes.get(name)) for name in names)
+    knowns = find_backends(names, config.python)
     tools, tool_homes = find_tools(knowns, checked.model.format, config.python)
     referee = _referee(knowns, checked.model.format, tools, config.python)
     if referee is not None and referee.name not in homes:
@@ -208,15 +209,29 @@ def _find_named(name: str, python: Mapping[str, str]) -> Known | None:
 def find_tools(
     knowns: Iterable[Known], model_format: str, python: Mapping[str, str]
 ) -> tuple[tuple[routes.Tool, ...], dict[str, Home]]:
-    """The converters and their homes, by name; none where every backend reads the model."""
-    if all(model_format in known.capabilities.formats for known in knowns):
-        return (), {}
-    tools, homes = [], {}
-    for each in registry.sound(registry.CONVERTERS):
-        place = registry.location(each.name, registry.CONVERTERS)
-        homes[each.name] = home = _home(place, each.home, python)
-        tools.append(routes.Tool(each.name, each.source, each.target, ask_probe(each.name, home)))
-    return tuple(tools), homes
+    """The converters that may be gone through, and their homes, by name.
+
+    ONNX is wanted for the reference and for shared recipes, whoever is compared.
+    """
+    every = registry.sound(registry.CONVERTERS)
+    wanted = {each for known in knowns for each in known.capabilities.formats} | {"onnx"}
+    untried = [routes.Tool(each.name, each.source, each.target, Probe(each.name)) for each in every]
+    names = routes.on_the_way(model_format, wanted, untried)
+    chosen = [each for each in every if each.name in names]
+    places = {each.name: registry.location(each.name, registry.CONVERTERS) for each in chosen}
+    theirs = {each.name: _home(places[each.name], each.home, python) for each in chosen}
+    probes = _together(lambda each: ask_probe(each.name, theirs[each.name], each.home), chosen)
+    tools = (
+        routes.Tool(each.name, each.source, each.target, probe)
+        for each, probe in zip(chosen, probes, strict=True)
+    )
+    return tuple(tools), theirs
+
+
+def _together(probe: Callable[[T], R], these: Iterable[T]) -> tuple[R, ...]:
+    """Probe them all at the same time: most of it is importing runtimes."""
+    with ThreadPoolExecutor() as pool:
+        return tuple(pool.map(probe, these))
 
 
 def read_program(
@@ -227,14 +242,15 @@ def read_program(
         if not source.claims(model):
             continue
         home = _home(registry.location(source.name, registry.SOURCES), source.home, python)
-        probe = ask_probe(source.name, home)
+        probe = ask_probe(source.name, home, source.home)
         if probe.problem is not None:
             problems.append(Problem(model, probe.problem, probe.fix))
             return None
         folder = spool / "program"
         folder.mkdir(parents=True)
         job = jobs.ReadJob(home.location, model, str(folder))
-        answer = _ask(source.home, home, job, Program)
+        with _child(home) as child:
+            answer = child.ask(job, Program, Stage.PLAN, CHECK_TIMEOUT_S)
         if isinstance(answer, jobs.Problems):
             problems += answer.problems
         elif isinstance(answer, jobs.Refused):
@@ -250,16 +266,8 @@ def _home(place: registry.PlugInLocation, lives_in: str, python: Mapping[str, st
     return Home(jobs.Location(place.module, place.attribute), interpreter_of(lives_in, python))
 
 
-def _ask(
-    name: str, home: Home, job: object, kind: type[T], timeout_s: float = CHECK_TIMEOUT_S
-) -> T | jobs.Refused:
-    """One job in a worker of its own; name: whose the interpreter is."""
-    try:
-        with Child(python=home.python, packages=("harness", home.package)) as child:
-            return child.ask(job, kind, Stage.PLAN, timeout_s)
-    except OSError as error:  # the interpreter can't be started
-        reason = f"{home.python}: {error.strerror}"
-        return jobs.Refused(Status.UNAVAILABLE, Stage.PLAN, reason, f"mend python.{name}")
+def _child(home: Home) -> Child:
+    return Child(python=home.python, packages=("harness", home.package))
 
 
 def engine_problems(config: SweepConfig, names: Iterable[str]) -> list[Problem]:
@@ -423,17 +431,16 @@ def find_backend(name: str, home: Home | None) -> Known:
     return Known(name, backend.capabilities, ask_probe(name, home))
 
 
-def ask_probe(name: str, home: Home) -> Probe:
-    """Probe in a child: the parent never loads a runtime."""
-    answer = _ask(name, home, jobs.ProbeJob(home.location), Probe, PROBE_TIMEOUT_S)
-    if isinstance(answer, jobs.Refused):
-        return Probe(name, problem=answer.reason, fix=answer.fix)
-    return answer
+def ask_probe(name: str, home: Home, lives_in: str | None = None) -> Probe:
+    """Probe in a child: the parent never loads a runtime. lives_in: whose interpreter it is."""
+    fix = homes.mending(lives_in or name, home.python)
+    with _child(home) as child:
+        return homes.probe(child, name, home.location, fix)
 
 
 def find_backends(names: Iterable[str], python: Mapping[str, str]) -> tuple[Known, ...]:
     """Every one of these, usable or not."""
-    return tuple(find_backend(name, find_home(name, python)) for name in names)
+    return _together(lambda name: find_backend(name, find_home(name, python)), names)
 
 
 def check_input(config: SweepConfig, spool: Path, problems: list[Problem]) -> Any:

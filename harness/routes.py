@@ -5,7 +5,7 @@ A route is the converters to go through, none where the backend reads the model 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.types import Probe, Status
@@ -52,6 +52,12 @@ def find(given: str, wanted: Sequence[str], tools: Sequence[Tool]) -> Route | No
     what = f"{missing.source} is converted into it by {missing.name}"
     reason = f"reads {missing.target}; {what}: {missing.probe.problem}"
     return NoRoute(Status.UNAVAILABLE, reason, missing.probe.fix)
+
+
+def on_the_way(given: str, wanted: Iterable[str], tools: Sequence[Tool]) -> set[str]:
+    """The names of the converters that some route from ``given`` to a wanted format has."""
+    routes = (route for target in wanted for route in _routes(given, target, tools))
+    return {tool.name for route in routes for tool in route}
 
 
 def _routes(given: str, target: str, tools: Sequence[Tool]) -> Iterator[Route]:

@@ -321,6 +321,26 @@ def test_one_whose_python_is_gone_is_no_home():
 
 
 @pytest.mark.usefixtures("plug_in")
+@pytest.mark.parametrize("text", ["#!/bin/sh\necho no numpy >&2; exit 1\n", None])
+def test_an_interpreter_that_cant_run_workers_is_named_with_what_to_do(tmp_path, text):
+    python = tmp_path / "python3"
+    if text is not None:
+        python.write_text(text)
+        python.chmod(0o755)
+    (probe,) = homes.standing(homes.houses()["plugin"], {"plugin": str(python)}).probes
+    assert probe.problem.startswith(f"{python}: ")
+    assert probe.problem.endswith("no numpy" if text else "(No such file or directory)")
+    assert probe.fix == "mend python.plugin"
+
+
+def test_an_interpreter_of_ours_that_fails_is_made_again(monkeypatch):
+    monkeypatch.setattr(environments, "interpreter", lambda name: f"/ours/{name}")
+    assert homes.mending("plugin", "/ours/plugin") == "enginepick setup plugin"
+    assert homes.mending("plugin", "/theirs") == "mend python.plugin"
+    assert homes.mending("plugin", None) is None
+
+
+@pytest.mark.usefixtures("plug_in")
 def test_a_folder_that_isnt_ours_is_left_alone():
     kept = environments.folder("plugin") / "thesis.tex"
     kept.parent.mkdir(parents=True)

@@ -14,16 +14,18 @@ import onnx
 import pytest
 from pipeline import write_inputs
 
-from harness import datasets, jobs
+from harness import datasets, jobs, prepare
+from harness.backend import Capabilities
 from harness.build import Builder
 from harness.cache import Cache
+from harness.plan import Known
 from harness.routes import Tool
 from harness.setup import Home, Setup
 from harness.testing_models import mlp_model, model_specs
 from harness.types import Candidate, Precision, Probe, Stage, Status
 
 PLUGIN = '''
-import dataclasses, json, os, shutil, signal
+import dataclasses, json, os, shutil, signal, time
 from pathlib import Path
 
 from backends.null import BACKEND as NULL
@@ -44,6 +46,10 @@ class Shout:
             raise UnsupportedError("the operator Whisper isn't converted")
         if said == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if said == "hang":
+            time.sleep(600)
+        if said == "memory":
+            bytearray(1 << 50)
         out = Path(workdir) / "loud" / "model.onnx"
         out.parent.mkdir()
         shutil.copy(request.model, out)
@@ -143,13 +149,19 @@ def test_another_converter_makes_another_engine(workshop, tmp_path):
 
 @pytest.mark.parametrize(
     ("says", "status", "words"),
-    [("unsupported", Status.UNSUPPORTED, "Whisper"), ("crash", Status.CRASHED, "SIGSEGV")],
+    [
+        ("unsupported", Status.UNSUPPORTED, "Whisper"),
+        ("crash", Status.CRASHED, "SIGSEGV"),
+        ("hang", Status.TIMEOUT, "killed"),
+        ("memory", Status.OUT_OF_MEMORY, "MemoryError"),
+    ],
 )
 def test_what_goes_wrong_is_a_record_of_the_conversion(
     workshop, tmp_path, monkeypatch, says, status, words
 ):
     monkeypatch.setenv("SHOUT_SAYS", says)
-    builder = Builder(workshop, Cache(tmp_path / "cache"))
+    patience = 5 if says == "hang" else workshop.timeout_s
+    builder = Builder(replace(workshop, timeout_s=patience), Cache(tmp_path / "cache"))
     for candidate in (FP32, FP16):
         made = builder.make(candidate)
         assert made.engine is None
@@ -157,6 +169,15 @@ def test_what_goes_wrong_is_a_record_of_the_conversion(
         assert made.record.reason.startswith("shout: ")
         assert words in made.record.reason
     assert len(shouted(tmp_path)) == 1, "tried once"
+
+
+def test_an_interpreter_that_is_gone_is_a_record_too(workshop, tmp_path):
+    gone = str(tmp_path / "gone" / "python")
+    home = replace(workshop.homes["shout"], python=gone)
+    setup = replace(workshop, homes={**workshop.homes, "shout": home})
+    made = Builder(setup, Cache(tmp_path / "cache")).make(FP32).record
+    assert (made.status, made.stage) == (Status.UNAVAILABLE, Stage.CONVERT)
+    assert made.reason == f"shout: {gone}: can't be started (No such file or directory)"
 
 
 def test_shared_variants_are_made_of_onnx_and_converted(workshop, tmp_path):
@@ -175,3 +196,12 @@ def test_a_model_in_another_format_is_converted_to_onnx_for_variants(workshop, t
     assert found is not None
     assert found.endswith("loud/model.onnx")
     assert Builder(replace(setup, tools=()), Cache(tmp_path / "cache")).onnx() is None
+
+
+def test_only_converters_that_may_be_needed_are_looked_at(monkeypatch):
+    asked = []
+    monkeypatch.setattr(prepare, "ask_probe", lambda name, *_: asked.append(name) or Probe(name))
+    for given, needed in (("onnx", []), ("pt2", ["torch-onnx"])):  # for ONNX Runtime's reference
+        reader = Known("reader", Capabilities((given,), (), ""), Probe("reader"))
+        tools, homes = prepare.find_tools([reader], given, {})
+        assert asked == [each.name for each in tools] == list(homes) == needed

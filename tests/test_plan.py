@@ -83,6 +83,14 @@ def test_an_engine_as_it_is_has_no_options_of_a_build_that_was_not_ours():
     [
         (known(problem="no module"), wishes(), FREE, 1, Status.UNAVAILABLE, "no module"),
         (known(formats=("tflite",)), wishes(), FREE, 1, Status.UNSUPPORTED, "from onnx"),
+        (  # mending it would be in vain
+            known(problem="no module", formats=("tflite",)),
+            wishes(),
+            FREE,
+            1,
+            Status.UNSUPPORTED,
+            "from onnx",
+        ),
         (known(), wishes(devices=("gpu:7",)), FREE, 1, Status.UNAVAILABLE, "no device gpu:7"),
         (known(), wishes(precisions=(INT8,)), FREE, 0, Status.UNSUPPORTED, "no calibration"),
         (

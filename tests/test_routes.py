@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.routes import NoRoute, Tool, find
+from harness.routes import NoRoute, Tool, find, on_the_way
 from harness.types import Probe, Status
 
 
@@ -60,6 +60,19 @@ def test_where_nothing_converts_it_is_said():
     assert isinstance(found, NoRoute)
     assert found.status is Status.UNSUPPORTED
     assert "from tflite" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "converters"),
+    [
+        ("onnx", ["onnx"], set()),
+        ("onnx", ["onnx", "tflite"], {"onnx2tf", "onnx2fx", "litert-torch"}),
+        ("pt2", ["pt2", "onnx"], {"torch-onnx"}),
+        ("tflite", ["tflite", "onnx"], set()),
+    ],
+)
+def test_only_converters_on_the_way_are_of_interest(given, wanted, converters):
+    assert on_the_way(given, wanted, ALL) == converters
 
 
 FORMATS = st.sampled_from(["a", "b", "c", "d"])
