@@ -145,6 +145,27 @@ def layers(path: Path, outputs: list[str]) -> str:
     return file.write(path, ["x"], outputs, signed=False)
 
 
+def clamped(path: Path) -> str:
+    """``x`` [1, 6] -> dense -> reshape -> ``s`` -> relu -> reshape -> dense -> relu6 -> ``y``."""
+    rng = np.random.default_rng(4)
+    file = File()
+    shapes = {"x": (1, 6), "m": (1, 6), "s": (2, 3), "r": (2, 3), "t": (1, 6), "n": (1, 6)}
+    for name, shape in {**shapes, "y": (1, 6)}.items():
+        file.tensor(name, shape)
+    for name in ("w", "v"):
+        file.constant(name, rng.standard_normal((6, 6)).astype("f4"))
+    for name, shape in (("to_s", (2, 3)), ("to_t", (1, 6))):
+        file.constant(name, np.array(shape, "i4"))
+    dense = {"kind": "FullyConnectedOptions"}
+    file.operator("FULLY_CONNECTED", ["x", "w"], ["m"], **dense)
+    file.operator("RESHAPE", ["m", "to_s"], ["s"], kind="ReshapeOptions", newShape=[2, 3])
+    file.operator("RELU", ["s"], ["r"])
+    file.operator("RESHAPE", ["r", "to_t"], ["t"], kind="ReshapeOptions", newShape=[1, 6])
+    file.operator("FULLY_CONNECTED", ["t", "v"], ["n"], **dense)
+    file.operator("RELU6", ["n"], ["y"])
+    return file.write(path, ["x"], ["y"], signed=False)
+
+
 def difference(path: Path, names: tuple[str, str], signed: tuple[str, str]) -> str:
     """The first input [1, 4] less the second -> ``y``. names: the inputs', and in a signature."""
     file = File()

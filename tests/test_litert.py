@@ -60,7 +60,7 @@ def as_is(path, workdir):
 
 
 def operators(path):
-    (graph,) = building.flatfile.read(path)
+    (graph,) = building.flatfile.read(str(path))
     return {each.name: graph.precision(each) for each in graph.operators}
 
 
@@ -483,6 +483,34 @@ def test_outputs_that_the_model_reads_itself_stay_what_they_are(recipe, outputs,
         got.append(infer(session, feeds[0]))
     for name, wanted in got[0].items():
         np.testing.assert_allclose(got[1][name], wanted, atol=0.05 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"), [([], []), (["y"], ["RELU6"]), (["s"], ["RELU"]), (["Relu"], ["RELU"])]
+)
+def test_activations_after_int8_products_are_part_of_them(exclude, left, tmp_path):
+    """Else each is a kernel of LiteRT's own between two parts of XNNPACK."""
+    pytest.importorskip("litert_quantizer")
+    path = litert_files.clamped(tmp_path / "clamped.tflite")
+    found = []
+    for recipe in ("source", "static-wi8-ai8"):
+        folder = tmp_path / recipe
+        folder.mkdir()
+        feeds = [
+            {"x": np.random.default_rng(seed).standard_normal((1, 6)).astype("f4")}
+            for seed in range(16)
+        ]
+        wishes = (("exclude", json.dumps(exclude)),) if recipe != "source" else ()
+        offer, data = RECIPES[recipe], MemoryCalibration(feeds)
+        request = BuildRequest(path, offer.precision, recipe, "cpu", data, wishes)
+        session = BACKEND.open(BACKEND.build(request, str(folder)), "cpu", ONE)
+        found.append(np.concatenate([infer(session, feed)["y"] for feed in feeds]))
+    assert [name for name in operators(folder / "model.tflite") if name.startswith("RELU")] == left
+    assert exclude or "cpu:builtin" not in str(session.executed)
+    wanted, got = found
+    assert (wanted == 0).any()
+    assert (wanted == 6).any()
+    np.testing.assert_allclose(got, wanted, atol=0.5)
 
 
 @pytest.mark.parametrize("names", [("the", "same"), ("x", "x"), ("", "")])

@@ -118,10 +118,7 @@ def graphs(model: Any) -> tuple[Graph, ...]:
     from ai_edge_litert.tools import flatbuffer_utils
 
     types = _names(flatbuffer_utils.schema_fb.TensorType)
-    codes = [
-        str(flatbuffer_utils.opcode_to_name(model, number) or f"operator {code.builtinCode}")
-        for number, code in enumerate(model.operatorCodes)
-    ]
+    codes = operator_names(model)
     return tuple(
         Graph(
             tuple(
@@ -132,6 +129,16 @@ def graphs(model: Any) -> tuple[Graph, ...]:
         )
         for subgraph in model.subgraphs
     )
+
+
+def operator_names(model: Any) -> list[str]:
+    """By the numbers of a parsed file's operator codes."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    return [
+        str(flatbuffer_utils.opcode_to_name(model, number) or f"operator {code.builtinCode}")
+        for number, code in enumerate(model.operatorCodes)
+    ]
 
 
 def _tensor(model: Any, tensor: Any, types: dict[int, str]) -> Tensor:

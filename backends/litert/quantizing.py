@@ -2,9 +2,9 @@
 
 Three things differ from the vendor's recipes of the same names. Inputs and outputs stay as the
 model has them, not int8, so that one feed serves all candidates. Ranges are the extremes of all
-samples. And the weights of BATCH_MATMUL have one
-scale each where activations are int8: that kernel reads no more, and gave wrong results in silence
-for a scale per channel (litert-quantizer 0.11, ai-edge-litert 2.3).
+samples. And the weights of BATCH_MATMUL have one scale each where activations are int8: that kernel
+reads no more, and gave wrong results in silence for a scale per channel (litert-quantizer 0.11,
+ai-edge-litert 2.3). What the file itself needs for it is :mod:`backends.litert.readying`'s.
 """
 
 from __future__ import annotations
@@ -96,14 +96,16 @@ def quantize(request: BuildRequest, slots: Slots) -> tuple[bytes, list[str]]:
     """
     recipe = RECIPES[request.recipe]
     model = flatfile.parse(request.model)
-    readying.name_apart(model)
-    graphs = flatfile.graphs(model)
-    _refuse_quantized(graphs)
+    _refuse_quantized(flatfile.graphs(model))
     wishes = _checked(request, recipe)
-    tools = _Tools.load()
+    readying.name_apart(model)
     key = slots.signature or readying.sign(model, slots)
     if recipe.static:
+        named = (*json.loads(wishes.get("exclude", "[]")), *wishes.get("include", "").split(","))
+        readying.fuse(model, {each for name in named for each in (name, *_named(name))})
         readying.end_outputs(model)
+    graphs = flatfile.graphs(model)
+    tools = _Tools.load()
     content = bytes(tools.utils.convert_object_to_bytearray(model))
     rules = _rules(recipe, wishes, graphs)
     try:

@@ -6,8 +6,11 @@ All of it is done in place, to a model as ``flatbuffer_utils`` reads it.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Optional
 
+from backends.litert.flatfile import operator_names
 from backends.litert.slots import Slots
 
 
@@ -57,6 +60,68 @@ def end_outputs(model: Any) -> None:
     for signature in model.signatureDefs:
         for each in signature.outputs if signature.subgraphIndex == 0 else ():
             each.tensorIndex = copies.get(each.tensorIndex, each.tensorIndex)
+
+
+_CLAMPS = ("RELU", "RELU6", "RELU_N1_TO_1")
+_CLAMPED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD"}
+
+
+def fuse(model: Any, kept: set[str]) -> None:
+    """Let operators clamp their outputs themselves, where a RELU alone reads these.
+
+    XNNPACK has no RELU of int8: each would be a kernel of LiteRT's own, between parts of XNNPACK.
+    kept: names of values, and types of operators, that have to stay.
+    """
+    graph, names = model.subgraphs[0], operator_names(model)
+    readers = Counter(int(number) for each in graph.operators for number in each.inputs)
+    readers.update(int(number) for number in graph.outputs)
+    makers = {int(number): each for each in graph.operators for number in each.outputs}
+    gone = set()
+    for clamp in list(graph.operators):
+        kind = names[clamp.opcodeIndex]
+        if kind not in _CLAMPS or kind in kept:
+            continue
+        before, after = int(clamp.inputs[0]), int(clamp.outputs[0])
+        options = _unclamped(before, makers, readers, names)
+        if options and not {graph.tensors[each].name.decode() for each in (before, after)} & kept:
+            options.fusedActivationFunction = getattr(_schema().ActivationFunctionType, kind)
+            makers[after] = makers[before]
+            makers[after].outputs = [after]
+            graph.operators.remove(clamp)
+            gone.add(before)
+    _drop(model, gone)
+
+
+def _unclamped(
+    number: int, makers: Mapping[int, Any], readers: Mapping[int, int], names: Sequence[str]
+) -> Optional[Any]:
+    """The options of the operator that makes a value for one reader, if it can clamp that.
+
+    RESHAPEs in between change no value.
+    """
+    while number in makers and readers[number] == 1:
+        maker = makers[number]
+        name, options = names[maker.opcodeIndex], maker.builtinOptions
+        if name != "RESHAPE":
+            free = name in _CLAMPED and options and not options.fusedActivationFunction
+            return options if free else None
+        number = int(maker.inputs[0])
+    return None
+
+
+def _drop(model: Any, gone: Collection[int]) -> None:
+    """Remove tensors that nothing refers to, which the calibration would read in vain."""
+    graph = model.subgraphs[0]
+    left = [number for number in range(len(graph.tensors)) if number not in gone]
+    graph.tensors = [graph.tensors[number] for number in left]
+    new = {-1: -1, **{number: place for place, number in enumerate(left)}}
+    for each in (graph, *graph.operators):
+        for ends in ("inputs", "outputs", "intermediates"):
+            if getattr(each, ends, None) is not None:
+                setattr(each, ends, [new[int(number)] for number in getattr(each, ends)])
+    for signature in model.signatureDefs or ():
+        for each in (*signature.inputs, *signature.outputs) if signature.subgraphIndex == 0 else ():
+            each.tensorIndex = new[each.tensorIndex]
 
 
 def _copied(model: Any, number: int) -> int:
