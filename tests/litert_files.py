@@ -145,6 +145,20 @@ def layers(path: Path, outputs: list[str]) -> str:
     return file.write(path, ["x"], outputs, signed=False)
 
 
+def classes(path: Path) -> str:
+    """``x`` [1, 6] -> dense -> argmax -> ``class`` int64 [1]."""
+    file = File()
+    file.tensor("x", (1, 6))
+    file.tensor("y", (1, 4))
+    file.tensor("class", (1,), "INT64")
+    file.constant("w", np.random.default_rng(3).standard_normal((4, 6)).astype("f4"))
+    file.constant("axis", np.array([1], "i4"))
+    file.operator("FULLY_CONNECTED", ["x", "w"], ["y"], kind="FullyConnectedOptions")
+    integers = {"kind": "ArgMaxOptions", "outputType": file.schema.TensorType.INT64}
+    file.operator("ARG_MAX", ["y", "axis"], ["class"], **integers)
+    return file.write(path, ["x"], ["class"], signed=False)
+
+
 def clamped(path: Path) -> str:
     """``x`` [1, 6] -> dense -> reshape -> ``s`` -> relu -> reshape -> dense -> relu6 -> ``y``."""
     rng = np.random.default_rng(4)

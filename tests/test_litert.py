@@ -144,7 +144,7 @@ def test_outputs_are_those_of_the_vendors_own_api_to_the_bit(recipe, cnn, tmp_pa
     [
         ("source", "fp32", "XNNPACK runs 2 of 2 operators"),
         pytest.param(
-            "float-casting", "fp16", "forced to float16, and the outputs show it", marks=needs_fp16
+            "float-casting", "fp16", "forced to float16, and outputs show it", marks=needs_fp16
         ),
         ("static-wi8-ai8", "int8", "XNNPACK runs 4 of 4 operators"),
         ("dynamic-wi8-afp32", "int8", "XNNPACK runs 2 of 2 operators"),
@@ -160,6 +160,15 @@ def test_executed_tells_the_products_and_who_makes_them(recipe, precision, said,
     assert {share.name: share.count for share in executed.precisions} == {precision: 2}
     assert said in executed.detail
     assert {share.name.split(":")[0] for share in executed.devices} == {"cpu"}
+
+
+@needs_fp16
+def test_float16_is_told_where_outputs_are_classes(tmp_path):
+    """They are the same in float32."""
+    pytest.importorskip("litert_quantizer")
+    path = litert_files.classes(tmp_path / "classes.tflite")
+    engine = build(path, tmp_path / "e", "float-casting")
+    assert BACKEND.open(engine, "cpu", ONE).executed.share("fp16") == 1
 
 
 def test_executed_names_the_operators_that_fell_back(tmp_path):

@@ -145,9 +145,13 @@ def _compiled(path: str, slots: Slots, device: str, target: Target) -> CompiledS
 def _examine_fp16(
     path: str, slots: Slots, target: Target, shapes: Sequence[Shape]
 ) -> Optional[Executed]:
-    """The interpreter tells which operators XNNPACK takes; the outputs, whether float16 ran."""
+    """The interpreter tells which operators XNNPACK takes; outputs, whether float16 ran.
+
+    Classes are the same in both precisions: then a tiny model has to show it.
+    """
     try:
         fp16 = compiled.reduced(path, slots, shapes, target.threads)
+        fp16 = fp16 or compiled.trial(target) is None
         interpreter = building.interpreter(path, target.threads, delegate="xnnpack")
         for slot, shape in zip(slots.inputs, shapes):
             interpreter.resize_tensor_input(slot.index, shape, strict=True)

@@ -165,7 +165,7 @@ def once(target: Target, model: Union[str, bytes], inputs: Sequence[Array]) -> l
 
 
 def reduced(path: str, slots: Slots, shapes: Sequence[Shape], threads: int) -> bool:
-    """Whether forcing float16 changes what the model gives for random inputs, as it has to."""
+    """Whether forcing float16 changes what the model gives for random inputs."""
     rng = np.random.default_rng(0)
     inputs = [
         rng.standard_normal(shape).astype(slot.dtype)

@@ -95,9 +95,9 @@ def _notes(graphs: tuple[Graph, ...], left: list[str], *, fp16: Optional[bool]) 
         )
     if fp16 is not None:
         notes.append(
-            "XNNPACK was forced to float16, and the outputs show it"
+            "XNNPACK was forced to float16, and outputs show it"
             if fp16
-            else "XNNPACK was forced to float16, but the outputs are those of float32"
+            else "XNNPACK was forced to float16, but outputs are those of float32"
         )
     if len(graphs) > 1:
         notes.append(f"what runs {len(graphs) - 1} bodies of operators isn't told")
