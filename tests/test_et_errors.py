@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from backends.et import BACKEND
-from backends.flatbuffer import Table
 from backends.et.runtime import classified
+from backends.flatbuffer import Table
 from harness.errors import BackendError, OutOfMemoryError, UnsupportedError
 
 
