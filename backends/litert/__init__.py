@@ -22,7 +22,7 @@ from backends.litert.runtime import (
     version_of,
 )
 from backends.litert.session import InterpreterSession
-from backends.litert.slots import Shape, Slots
+from backends.litert.slots import Shape, Slots, slots_of
 from harness.backend import API_VERSION, BuildRequest, Capabilities, Offer, Session
 from harness.errors import BackendError, UnsupportedError
 from harness.types import Device, Engine, Environment, Executed, Precision, Probe, Settings
@@ -107,12 +107,12 @@ class LiteRt:
         """Load the file for the device."""
         about = About.of(engine)
         how = Opening.of(device, settings, about)
-        slots = building.inspect(engine.path, about.ports)
         if how.target is not None:
+            slots = building.inspect(engine.path, about.ports)
             return _compiled(engine.path, slots, device, how.target)
         interpreter = building.interpreter(engine.path, how.threads, delegate=how.delegate)
         examine = partial(_examine, interpreter, engine.path)
-        return InterpreterSession(interpreter, slots, examine)
+        return InterpreterSession(interpreter, slots_of(interpreter, about.ports), examine)
 
     def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
         """The script; it is written for the file's own numbers of tensors."""
