@@ -87,6 +87,8 @@ def named(row: Row) -> str:
 
 def brief(cell: Cell) -> tuple[str, ...]:
     """The latency, the metric and the largest error; or what became of it."""
+    if cell.status is Status.UNAVAILABLE and steps(cell)[1] == "yes":
+        return "builds", "unavailable here"
     if cell.status is not Status.OK:
         where = f" at {cell.stage}" if cell.stage else ""
         return (f"{cell.status}{where}",)

@@ -136,6 +136,14 @@ def test_a_cell_says_how_far_it_came(benchmark_of, status, stage, converted, ste
     cells, view = benchmark_of("matrix_cells"), benchmark_of("matrix_view")
     cell = cells.Cell("m", "b", "fp32", "source", status, stage, "why", converted)
     assert view.steps(cell) == steps
+    assert view.brief(cell)[0].startswith(str(status))
+
+
+def test_what_was_built_for_a_device_elsewhere_is_told(benchmark_of):
+    cells, view = benchmark_of("matrix_cells"), benchmark_of("matrix_view")
+    cell = cells.Cell("m", "b", "fp32", "source", Status.UNAVAILABLE, Stage.OPEN, "no GPU")
+    assert view.brief(cell) == ("builds", "unavailable here")
+    assert view.steps(cell) == ("not needed", "yes", "no")
 
 
 def test_the_matrix_goes_on_without_what_is_not_there(benchmark_of, tmp_path, monkeypatch):
