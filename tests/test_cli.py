@@ -67,7 +67,17 @@ def swept(tmp_path_factory):
 
 def test_help_names_every_command(shell):
     text = shell("--help").stdout
-    for command in ("demo", "devices", "sweep", "build", "report", "export", "cache", "selftest", "setup"):
+    for command in (
+        "demo",
+        "devices",
+        "sweep",
+        "build",
+        "report",
+        "export",
+        "cache",
+        "selftest",
+        "setup",
+    ):
         assert command in text
 
 
