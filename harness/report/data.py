@@ -63,6 +63,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "model": {
             "name": run.model.name,
             "path": run.model.path,
+            "format": run.model.format,
             "sha256": run.model.sha256,
             "size_bytes": run.model.size_bytes,
             "opset": run.model.opset,

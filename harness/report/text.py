@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,9 @@ ALL_FROM = 96
 """Columns from which every column is shown."""
 MOST_ROWS = 40
 """A table longer than this is for a program: the text says which format has the rest."""
+
+LONGEST_WORD = 24
+"""Of a name; what is longer is broken."""
 
 RAN = "Really ran"
 MARKS = {
@@ -148,6 +151,8 @@ def _columns(told: Story, console: Console) -> list[_Column]:
 def _candidates(told: Story, console: Console) -> Table:
     columns = _columns(told, console)
     one_line = console.width >= ONE_LINE_FROM
+    shown = told.rows[:MOST_ROWS]
+    word = _longest_word(row.name for row in shown)
     table = Table(
         box=None if console.options.ascii_only else box.SIMPLE_HEAD,
         header_style="bold",
@@ -162,14 +167,18 @@ def _candidates(told: Story, console: Console) -> Table:
             justify=column.justify,
             overflow="fold",
             no_wrap=one_line or column.title not in ("Candidate", RAN),
-            min_width=12 if column.title == "Candidate" else len(column.title),
+            min_width=word if column.title == "Candidate" else len(column.title),
         )
-    shown = told.rows[:MOST_ROWS]
     for row, after in zip(shown, [*shown[1:], None], strict=True):
         cells = [_cell(column, row, one_line=one_line) for column in columns]
         ends = row.place in ADMISSIBLE and after is not None and after.place not in ADMISSIBLE
         table.add_row(*cells, style=_STYLES.get(row.place), end_section=ends)
     return table
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    """Its length, so that lines break between words: names of recipes are read as wholes."""
+    return min(max((len(word) for text in texts for word in text.split()), default=0), LONGEST_WORD)
 
 
 def _cell(column: _Column, row: Row, *, one_line: bool) -> Text:
@@ -217,8 +226,9 @@ def _section(section: Section, console: Console) -> RenderableType:
             pad_edge=False,
             padding=(0, 1, 0, 0),
         )
-        for head in section.heads:
-            table.add_column(head, overflow="fold")
+        words = _longest_word(row[0] for row in section.rows)
+        for place, head in enumerate(section.heads):
+            table.add_column(head, overflow="fold", min_width=0 if place else words)
         for row in section.rows:
             table.add_row(*(Text(cell) for cell in row))
         parts.append(table)
