@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -92,6 +93,30 @@ class _Structured(nn.Module):
         return _Point(made, [made + 1, made * 2])
 
 
+@dataclass
+class _Parts:
+    features: Any
+    rest: Any
+
+
+class _Returning(nn.Module):
+    """Dataclasses that PyTorch doesn't know, one in the other; a field is called like an input."""
+
+    def forward(self, features: torch.Tensor) -> _Parts:
+        return _Parts(features + 1, {"a b/c:d": _Parts(features * 2, features * 3)})
+
+
+class _Whitened(nn.Module):
+    """Normalized by the batch that it is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4, track_running_stats=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.norm(features)
+
+
 class _SequenceFirst(nn.Module):
     """Its first axis is time."""
 
@@ -173,6 +198,23 @@ def masked() -> Any:
 def structured() -> Any:
     torch.manual_seed(6)
     return _Structured().eval(), (torch.randn(1, 4),)
+
+
+def returning() -> Any:
+    return _Returning().eval(), (torch.randn(1, 4),)
+
+
+def whitened() -> Any:
+    torch.manual_seed(7)
+    return _Whitened().eval(), (torch.randn(6, 4),)
+
+
+def without_values() -> Any:
+    return nn.Linear(4, 4, device="meta").eval(), (torch.randn(1, 4),)
+
+
+def one_too_few() -> Any:
+    return _Two().eval(), (torch.randn(1, 6),)
 
 
 def sequence_first() -> Any:

@@ -27,6 +27,7 @@ from harness.types import TensorSpec
 HERE = Path(__file__).resolve().parent
 MODELS = ("cnn", "mobilenet", "encoder", "lstm", "two", "masked")
 QUICK = ("two", "masked")
+ODD = ("returning",)
 ABOUT = 1e-5
 """Of an output's largest value: what another order of float32 operations changes at most here."""
 
@@ -73,7 +74,7 @@ def eager(program, feed):
     with torch.no_grad():
         outputs = module(*values.values()) if not _by_name(program) else module(**values)
     if isinstance(outputs, dict):
-        return {name: value.numpy() for name, value in outputs.items()}
+        outputs = tuple(outputs.values())
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return {spec.name: value.numpy() for spec, value in zip(program.outputs, outputs, strict=True)}
 
@@ -154,12 +155,24 @@ class TestRead:
         code = f"import torch; print(torch.export.load({found.path!r}).call_spec.out_spec)"
         subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
+    def test_an_output_is_not_called_like_an_input(self, read):
+        found = read("returning")
+        assert [spec.name for spec in found.inputs] == ["features"]
+        assert [spec.name for spec in found.outputs] == [
+            "output_features", "rest_a b/c:d_features", "rest_a b/c:d_rest",
+        ]  # fmt: skip
+
     def test_training_mode_is_left_and_told(self, read):
         assert any("training mode" in note for note in read("mobilenet").notes)
 
     def test_an_axis_that_is_no_batch_stays_fixed(self, read):
         found = read("sequence_first")
         assert found.inputs[0].shape == (5, 2)
+        assert any("isn't one of independent samples" in note for note in found.notes)
+
+    def test_a_batch_whose_samples_depend_on_each_other_stays_fixed(self, read):
+        found = read("whitened")
+        assert found.inputs[0].shape == (6, 4)
         assert any("isn't one of independent samples" in note for note in found.notes)
 
     def test_shapes_of_the_users_own(self, read):
@@ -216,7 +229,10 @@ class TestRefused:
             ("programs:broken", "raised RuntimeError: no weights here"),
             ("programs:branching", "torch.export.export raised"),
             ("programs:counting", "forward() changes calls"),
+            ("programs:one_too_few", "missing 1 required positional argument: 'right'"),
+            ("programs:without_values", "device meta"),
             ("programs:nowhere", "no function nowhere"),
+            ("programs.py:cnn", "import does: programs:cnn"),
             ("no_such_module_here:make", "no module no_such_module_here"),
             ("missing.pt2", "no such file"),
         ],
@@ -228,6 +244,12 @@ class TestRefused:
         model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5)).train()
         torch.export.save(torch.export.export(model, (torch.ones(1, 2),)), tmp_path / "m.pt2")
         assert "export model.eval()" in problems_of(tmp_path / "m.pt2", tmp_path)
+
+    def test_weights_without_values(self, tmp_path):
+        with torch.device("meta"):
+            program = torch.export.export(torch.nn.Linear(2, 2).eval(), (torch.ones(1, 2),))
+        torch.export.save(program, tmp_path / "m.pt2")
+        assert "device meta" in problems_of(tmp_path / "m.pt2", tmp_path)
 
     def test_a_type_without_an_equivalent(self, tmp_path):
         program = torch.export.export(torch.nn.Identity(), (torch.ones(2, dtype=torch.bfloat16),))
@@ -274,7 +296,7 @@ class TestRefused:
 
 
 class TestToOnnx:
-    @pytest.mark.parametrize("name", models(*QUICK, "cnn", "encoder"))
+    @pytest.mark.parametrize("name", [*models(*QUICK, "cnn", "encoder"), *ODD])
     def test_outputs_are_eager_pytorchs(self, name, read, tmp_path):
         program = read(name)
         made = TO_ONNX.convert(asked(program), str(tmp_path))

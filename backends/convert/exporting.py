@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from backends.convert import checking, pt2
@@ -29,19 +30,25 @@ def export(example: Example, where: str) -> tuple[Any, tuple[str, ...]]:
     notes = []
     if any(module.training for module in example.module.modules()):
         notes.append("the model was in training mode: exported in evaluation mode (model.eval())")
-    example = _on_cpu(example)
+    example = _plain_outputs(_on_cpu(example, where), where)
     if example.shapes is not None:
-        return _plain(example, where), tuple(notes)
+        return _as_given(example, where), tuple(notes)
     program, reason = _batched(example)
     if program is None:
         notes.append(f"the batch is fixed: {reason}")
-        program = _plain(example, where)
+        program = _as_given(example, where)
     return program, tuple(notes)
 
 
-def _on_cpu(example: Example) -> Example:
+def _on_cpu(example: Example, where: str) -> Example:
     from torch.utils import _pytree as pytree
 
+    tensors = [*example.module.parameters(), *example.module.buffers()]
+    tensors += pytree.tree_leaves((example.args, example.kwargs))
+    if any(tensor.is_meta for tensor in tensors):
+        what = "there are tensors on the device meta, which have no values"
+        fix = "make and load the model, and its inputs, on the CPU"
+        raise InputError([Problem(where, what, fix)])
     module = example.module.cpu().eval()
     args, kwargs = pytree.tree_map(
         lambda value: value.detach().cpu(), (example.args, example.kwargs)
@@ -49,7 +56,20 @@ def _on_cpu(example: Example) -> Example:
     return Example(module, args, kwargs, example.shapes)
 
 
-def _plain(example: Example, where: str) -> Any:
+def _plain_outputs(example: Example, where: str) -> Example:
+    """With a module that returns tuples, lists and dicts, whatever classes this one has."""
+    torch = pt2.import_torch()
+    try:
+        with torch.no_grad(), pt2.quiet():
+            returned = example.module(*example.args, **example.kwargs)
+    except Exception as fault:
+        what = f"forward() raised {type(fault).__name__}: {pt2.first_line(fault)}"
+        fix = "return inputs that forward() takes: model(*inputs), or model(**inputs), must work"
+        raise InputError([Problem(where, what, fix)]) from fault
+    return example if _is_plain(returned) else replace(example, module=_named(example.module))
+
+
+def _as_given(example: Example, where: str) -> Any:
     try:
         return _exported(example)
     except Exception as fault:
@@ -68,13 +88,14 @@ def _batched(example: Example) -> tuple[Any, str]:
     if len(sizes) != 1 or None in sizes:
         return None, "the inputs have no first axis of one size"
     batch = torch.export.Dim(pt2.BATCH, min=1, max=LARGEST_BATCH)
-    # One sample alone would be exported as the constant 1.
-    double = [torch.cat([leaf, leaf]) for leaf in leaves]
-    args, kwargs = pytree.tree_unflatten(double, spec)
+    # One sample alone would be exported as the constant 1; others of the same values are valid.
+    others = [leaf.flip(tuple(range(1, leaf.ndim))) for leaf in leaves]
+    both = [torch.cat(pair) for pair in zip(leaves, others)]
+    args, kwargs = pytree.tree_unflatten(both, spec)
     shapes = pytree.tree_map(lambda _: {0: batch}, (args, kwargs))
     try:
         program = _exported(Example(example.module, args, kwargs, _by_argument(example, shapes)))
-        told = _told_apart(program, leaves, double)
+        told = _told_apart(program, leaves, others, both)
     except Exception as fault:  # noqa: BLE001 - whatever a model does with shapes
         return None, pt2.first_line(fault)
     return (program, "") if told else (None, "the first axis isn't one of independent samples")
@@ -91,49 +112,35 @@ def _by_argument(example: Example, shapes: tuple[Any, Any]) -> Any:
     return kwargs
 
 
-def _told_apart(program: Any, leaves: Sequence[Any], double: Sequence[Any]) -> bool:
-    """Whether two of the same give twice the same, along the first axis."""
+def _told_apart(program: Any, *feeds: Sequence[Any]) -> bool:
+    """Whether two together give what each gives, along the first axis."""
     torch = pt2.import_torch()
     module = pt2.flat(program)
     with torch.no_grad(), pt2.quiet():
-        once, twice = module(*leaves), module(*double)
-    if any(value.ndim == 0 for value in once):
+        first, second, both = (module(*leaves) for leaves in feeds)
+    if any(value.ndim == 0 for value in first):
         return False
-    wanted = {str(at): torch.cat([value, value]).numpy() for at, value in enumerate(once)}
-    got = {str(at): value.numpy() for at, value in enumerate(twice)}
+    wanted = {str(at): torch.cat(pair).numpy() for at, pair in enumerate(zip(first, second))}
+    got = {str(at): value.numpy() for at, value in enumerate(both)}
     return checking.difference([got], [wanted]) <= checking.AGREES
 
 
 def _exported(example: Example) -> Any:
     torch = pt2.import_torch()
     with torch.no_grad(), pt2.quiet():
-        program = _export(example.module, example)
-        if not _is_plain(program.call_spec.out_spec):
-            program = _export(_named(example.module), example)
-    return program
+        return torch.export.export(
+            example.module, example.args, example.kwargs,
+            dynamic_shapes=example.shapes, strict=False,
+        )  # fmt: skip
 
 
-def _export(module: Any, example: Example) -> Any:
-    torch = pt2.import_torch()
-    return torch.export.export(
-        module, example.args, example.kwargs, dynamic_shapes=example.shapes, strict=False
-    )
-
-
-def _is_plain(spec: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether a structure can be read where the user's classes aren't: no class, and no None."""
-    from torch.utils import _pytree as pytree
-
-    value = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
-    return _is_plain_value(value)
-
-
-def _is_plain_value(value: Any) -> bool:
     if type(value) in (tuple, list):
-        return all(_is_plain_value(item) for item in value)
+        return all(_is_plain(item) for item in value)
     if type(value) is dict:
-        return all(isinstance(key, str) for key in value) and _is_plain_value([*value.values()])
-    return type(value) is int
+        return all(isinstance(key, str) for key in value) and _is_plain([*value.values()])
+    return isinstance(value, (pt2.import_torch().Tensor, int, float, str))
 
 
 def _named(module: Any) -> Any:
@@ -142,7 +149,7 @@ def _named(module: Any) -> Any:
     from torch.utils import _pytree as pytree
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        leaves, spec = pytree.tree_flatten(self.module(*args, **kwargs))
+        leaves, spec = pytree.tree_flatten(_opened(self.module(*args, **kwargs)))
         named = zip(pt2.output_names(spec), leaves)
         return {name: leaf for name, leaf in named if leaf is not None}
 
@@ -152,6 +159,18 @@ def _named(module: Any) -> Any:
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     forward.__signature__ = inspect.Signature([itself, *own])  # type: ignore[attr-defined]
     return made.eval()
+
+
+def _opened(value: Any) -> Any:
+    """Dataclasses as dicts, which PyTorch flattens; it knows those of other classes that it can."""
+    from torch.utils import _pytree as pytree
+
+    def fields(leaf: Any) -> Any:
+        if not dataclasses.is_dataclass(leaf):
+            return leaf
+        return {at.name: _opened(getattr(leaf, at.name)) for at in dataclasses.fields(leaf)}
+
+    return pytree.tree_map(fields, value)
 
 
 __all__ = ["LARGEST_BATCH", "Example", "export"]

@@ -164,6 +164,9 @@ def _problems(torch: Any, program: Any, source: str) -> list[Problem]:
             elif pt2.dtype_name(value.dtype) not in pt2.DTYPES:
                 what = f"{value.dtype}, which numpy doesn't have"
                 found.append(Problem(where, what, "cast it in forward(), to float32"))
+    if any(getattr(tensor, "is_meta", False) for tensor in pt2.tensors(program).values()):
+        what = "its weights are on the device meta, and have no values"
+        found.append(Problem(source, what, "load the weights on the CPU, and export that"))
     for name in pt2.changed(program):
         what = f"forward() changes {name}: each call would depend on those before"
         fix = "make the state an input and an output; export model.eval()"
@@ -196,6 +199,8 @@ def _function(source: str) -> Callable[[], Any]:
         if isinstance(fault, ModuleNotFoundError) and fault.name in (name, name.split(".")[0]):
             what = f"no module {name} in {Path.cwd()}, nor installed"
             fix = f"run where {name.split('.')[0]}.py is, or set PYTHONPATH"
+            if name.endswith(".py"):
+                fix = f"a module is named as import does: {name[:-3]}:{attribute}"
         else:
             what = f"importing {name} raised {type(fault).__name__}: {pt2.first_line(fault)}"
             fix = f'python -c "import {name}" shows the whole error'

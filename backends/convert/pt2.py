@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -45,10 +47,15 @@ def import_torch() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without PyTorch's warnings, and the progress that converters print."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    """Without the warnings, log lines and progress of PyTorch and of what is built on it."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def probe(name: str, packages: Sequence[str], install: str = INSTALL) -> Probe:
@@ -132,13 +139,16 @@ def ports(program: Any) -> Ports:
     names = list(program.graph_signature.user_inputs)
     inputs = [_spec(name, value, named) for name, value in zip(names, sources)]
     results = [values[name] for name in program.graph_signature.user_outputs]
-    keys = output_names(program.call_spec.out_spec)
+    keys = output_names(program.call_spec.out_spec, names)
     outputs = [_spec(name, value, named) for name, value in zip(keys, results)]
     return Ports(*(tuple(Port(at, at.name, at.dtype) for at in part) for part in (inputs, outputs)))
 
 
-def output_names(out_spec: Any) -> list[str]:
-    """The names of the leaves of what forward() returns."""
+def output_names(out_spec: Any, taken: Sequence[str] = ()) -> list[str]:
+    """The names of the leaves of what forward() returns, other than those taken.
+
+    Formats of graphs have one space of names: an output called like an input would be that.
+    """
     from torch.utils import _pytree as pytree
 
     leaves = list(range(out_spec.num_leaves))
@@ -147,7 +157,9 @@ def output_names(out_spec: Any) -> list[str]:
     for path, _leaf in paths:
         name = "_".join(_part(key) for key in path) or "output"
         name = f"output_{name}" if name[0].isdigit() else name
-        found.append(name if name not in found else f"{name}_{len(found)}")
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        names = itertools.chain([name, f"output_{name}"], numbered)
+        found.append(next(each for each in names if each not in (*taken, *found)))
     return found
 
 
