@@ -18,10 +18,11 @@ pytest.importorskip("executorch")
 import torch
 from torch import nn
 
+from backends.convert.pt2 import quiet
 from backends.et import BACKEND, half, pte
 from backends.et import program as programs
 from backends.et.rewriting import rewrite
-from backends.et.runtime import load, quiet
+from backends.et.runtime import load
 from harness.backend import BuildRequest
 from harness.errors import BackendError, UnsupportedError
 from harness.testing_models import MemoryCalibration
@@ -99,6 +100,36 @@ class Cumulative(nn.Module):
         return torch.cumsum(self.product(x), 1)
 
 
+class Rectified(nn.Module):
+    """Convolutions with rectifiers behind, in place or not, and normalization between."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)),
+            *(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 5), nn.ReLU()),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Structured(nn.Module):
+    """Takes a dict and a keyword."""
+
+    def forward(self, parts, *, scale):
+        return parts["b"] - parts["a"] * scale
+
+
+class HiddenByMin(nn.Module):
+    """Hides positions as transformers do: by the least float32, added and filled in."""
+
+    def forward(self, x, mask):
+        least = torch.finfo(torch.float32).min
+        hidden = x + (1.0 - mask) * least
+        return hidden.softmax(-1) + x.masked_fill(mask == 0, least).softmax(-1)
+
+
 class Plain(nn.Module):
     def __init__(self):
         super().__init__()
@@ -115,6 +146,7 @@ SHAPES = {
     Attention: (7, 16),
     Normalized: (16,),
     Cumulative: (6,),
+    Rectified: (3, 8, 8),
 }
 
 
@@ -299,6 +331,15 @@ def test_int8_folds_batch_normalization_and_comes_close(make, precision, recipe,
 
 
 @pytest.mark.exhaustive
+def test_convolutions_before_rectifiers_become_int8_dynamic(make):
+    with opened(make(Rectified, Precision.INT8_DYNAMIC, "pt2e-dynamic")) as session:
+        given = feed(Rectified, 3)
+        got, wanted = infer(session, given), eager(Rectified, given)
+        assert kinds_of(session.executed) == {"int8": 3}
+    assert np.abs(got - wanted).max() < 0.03 * np.abs(wanted).max()
+
+
+@pytest.mark.exhaustive
 def test_in_float16_what_overflows_stays_in_float32(make):
     engine = make(Normalized, Precision.FP16, "half")
     with opened(engine) as session:
@@ -327,6 +368,22 @@ def test_what_falls_back_is_named(make):
     assert "cumsum" in executed.detail
 
 
+def test_arguments_may_be_structures_and_keywords(tmp_path):
+    one, two, three = (torch.full((1, 2), value) for value in (1.0, 2.0, 3.0))
+    with quiet():
+        program = torch.export.export(
+            Structured().eval(), ({"b": three, "a": two},), {"scale": one}, strict=False
+        )
+        torch.export.save(program, tmp_path / "model.pt2")
+    (tmp_path / "engine").mkdir()
+    wanted = BuildRequest(str(tmp_path / "model.pt2"), Precision.FP32, "source", "cpu")
+    with opened(BACKEND.build(wanted, str(tmp_path / "engine"))) as session:
+        values = [np.full((1, 2), value, np.float32) for value in (3, 2, 2)]  # b, a, scale
+        session.bind({f"input_{index}": value for index, value in enumerate(values)})
+        session.run()
+        assert session.fetch()["output_0"].tolist() == [[-1.0, -1.0]]
+
+
 # -- rewriting -------------------------------------------------------------------------------
 
 
@@ -351,7 +408,24 @@ def test_weights_beyond_float16_are_clipped_and_said():
     with torch.no_grad():
         big.weight[0, 0] = 1e6
         program = programs.of(torch.export.export(big, (torch.ones(1, 2),)))
-    assert half.convert(program) == ["1 values of weights clipped to float16's range"]
+    assert half.convert(program) == ["1 constants clipped to float16's range"]
+
+
+def test_numbers_beyond_float16_are_clipped_so_that_masks_work():
+    x, mask = torch.randn(1, 6), torch.tensor([[1.0, 1, 1, 0, 0, 1]])
+    program = programs.of(torch.export.export(HiddenByMin(), (x, mask)))
+    assert half.convert(program) == ["2 constants clipped to float16's range"]
+    (got,) = program.graph(x, mask)
+    np.testing.assert_allclose(got.numpy(), HiddenByMin()(x, mask).numpy(), atol=2e-3)
+
+
+def test_replaced_weights_leave_the_program():
+    program = programs.of(exported(FromOnnx))
+    rewrite(program)
+    half.convert(program)
+    made = programs.exported(program, "half")
+    kept = {name for name in made.state_dict if made.state_dict[name].dtype is torch.float32}
+    assert not kept
 
 
 # -- shapes ----------------------------------------------------------------------------------
@@ -380,6 +454,28 @@ def test_more_than_the_program_takes_is_refused():
     )
     with pytest.raises(UnsupportedError, match=r"input x.*at most 3.*4 was asked"):
         programs.bounded(program, wanted)
+
+
+def test_less_than_the_program_takes_is_refused(tmp_path):
+    dynamic = ({0: torch.export.Dim("n", min=3, max=9)},)
+    with quiet():
+        program = torch.export.export(
+            module(Cumulative), (torch.zeros(5, 6),), dynamic_shapes=dynamic
+        )
+        torch.export.save(program, tmp_path / "model.pt2")
+    profile = (ShapeRange("x", (1, 6), (2, 6), (2, 6)),)
+    known = {"ports": ports(Cumulative)}
+    wanted = BuildRequest("", Precision.FP32, "source", "cpu", profiles=(profile,), **known)
+    with pytest.raises(UnsupportedError, match=r"input x.*at least 3 there, not 2"):
+        programs.bounded(programs.of(program), wanted)
+    (tmp_path / "engine").mkdir()
+    wanted = BuildRequest(str(tmp_path / "model.pt2"), Precision.FP32, "source", "cpu", **known)
+    engine = BACKEND.build(wanted, str(tmp_path / "engine"))
+    assert "memory is planned for x: [9, 6], whatever is fed" in engine.notes
+    with opened(engine) as session:
+        infer(session, feed(Cumulative, 3))
+        with pytest.raises(UnsupportedError, match=r"input x.*at least 3"):
+            session.bind(feed(Cumulative, 2))
 
 
 def test_an_axis_that_is_only_ever_one_is_fixed():
@@ -462,12 +558,13 @@ def test_one_that_we_made_keeps_its_names_until_it_is_another(make, tmp_path):
 def test_pytorchs_own_archives_are_told_apart(tmp_path):
     traced, saved = tmp_path / "old.ptl", tmp_path / "model.pt2"
     with quiet():
-        torch.jit.trace(module(Cumulative), torch.zeros(1, 6)).save(str(traced))
+        script = torch.jit.trace(module(Cumulative), torch.zeros(1, 6))
+        script._save_for_lite_interpreter(str(traced))
         torch.export.save(exported(Cumulative), saved)
     with pytest.raises(UnsupportedError, match=r"old\.ptl.*PyTorch Mobile") as refused:
         adopt(traced, tmp_path / "first")
     assert "torch.export.export(" in (refused.value.fix or "")
-    with pytest.raises(UnsupportedError, match=r"model\.pt2.*no ExecuTorch program"):
+    with pytest.raises(UnsupportedError, match=r"model\.pt2.*exported program"):
         adopt(saved, tmp_path / "second")
 
 

@@ -10,35 +10,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from backends.convert import archives
+from backends.convert.pt2 import quiet
 from backends.et import half, pte, quantizing
 from backends.et import program as programs
-from backends.et.program import Program
+from backends.et.program import Program, Ranges
 from backends.et.rewriting import rewrite
-from backends.et.runtime import classified, load, quiet
+from backends.et.runtime import classified, load
 from harness.backend import BuildRequest
-from harness.errors import BackendError, UnsupportedError
+from harness.errors import BackendError, InputError, UnsupportedError
 from harness.types import Engine, Port, Ports, Precision, TensorSpec
 
 MODEL = "model.pte"
 ABOUT = "engine.json"
 
-_OLD = "it is a TorchScript archive, as PyTorch Mobile ran; ExecuTorch replaced that"
-_OLD_FIX = (
-    "load the nn.Module, save it by torch.export.save(torch.export.export(model.eval(), "
-    "(example,)), 'model.pt2'), and give the model.pt2"
-)
-
 
 @dataclass(frozen=True)
 class About:
-    """What ``engine.json`` says: the model's own inputs and outputs, and the largest shapes.
+    """What ``engine.json`` says: the model's own inputs and outputs, and their sizes.
 
     ports None: of a program that isn't ours. sha256: of the program, which tells whether it belongs
     to one that was moved.
     """
 
     ports: Optional[Ports] = None
-    largest: tuple[tuple[int, ...], ...] = ()
+    ranges: tuple[Ranges, ...] = ()
     sha256: Optional[str] = None
 
     def write(self, folder: Path) -> None:
@@ -47,7 +43,7 @@ class About:
         values = {
             "inputs": [_to_json(port) for port in ports.inputs],
             "outputs": [_to_json(port) for port in ports.outputs],
-            "largest": [list(shape) for shape in self.largest],
+            "ranges": self.ranges,
             "sha256": self.sha256,
         }
         (folder / ABOUT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -62,8 +58,8 @@ class About:
         ins, outs = (
             tuple(_from_json(each) for each in values[name]) for name in ("inputs", "outputs")
         )
-        largest = tuple(tuple(shape) for shape in values["largest"])
-        return cls(Ports(ins, outs), largest, values["sha256"])
+        ranges = tuple(tuple((low, high) for low, high in each) for each in values["ranges"])
+        return cls(Ports(ins, outs), ranges, values["sha256"])
 
 
 def _to_json(port: Port) -> dict[str, Any]:
@@ -94,10 +90,21 @@ def build(request: BuildRequest, workdir: str) -> Engine:
     told = pte.read(str(path))
     _check(runtime, str(path), told, request)
     ports = request.ports or ports_of(told)
-    About(ports, program.largest(), _sha256(path)).write(folder)
+    About(ports, program.ranges(), _sha256(path)).write(folder)
+    notes += _planned(program, ports)
     files = (MODEL, ABOUT)
     size = sum((folder / name).stat().st_size for name in files)
     return Engine(str(path), files, size, tuple(notes))
+
+
+def _planned(program: Program, ports: Ports) -> list[str]:
+    """What open axes cost: a session takes the memory of the largest shape at any shape."""
+    sizes = [
+        f"{port.spec.name}: {[most for _, most in ranges]}"
+        for port, ranges in zip(ports.inputs, program.ranges())
+        if any(low != high for low, high in ranges)
+    ]
+    return [f"memory is planned for {', '.join(sizes)}, whatever is fed"] if sizes else []
 
 
 def _converted(program: Program, request: BuildRequest) -> tuple[Program, list[str]]:
@@ -180,13 +187,14 @@ def _refuse_archive(source: Path) -> None:
     """Say what PyTorch's own archives are."""
     if not zipfile.is_zipfile(source):
         return
-    with zipfile.ZipFile(source) as archive:
-        names = archive.namelist()
-    if any(name.endswith("bytecode.pkl") or "/code/" in name for name in names):
-        raise UnsupportedError(f"{source.name}: {_OLD}", _OLD_FIX)
+    try:
+        archives.check(str(source))
+    except InputError as error:
+        problem = error.problems[0]
+        raise UnsupportedError(f"{source.name}: {problem.what}", problem.fix) from error
     raise UnsupportedError(
-        f"{source.name}: it is no ExecuTorch program, but an archive of PyTorch's",
-        "give an exported program (.pt2) as the model",
+        f"{source.name}: it is an exported program, not yet ExecuTorch's",
+        f"give it as the model: enginepick sweep {source.name}",
     )
 
 

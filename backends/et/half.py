@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from backends.et.program import Program
 from backends.et.rewriting import constant, hold
 
 _LARGEST = 65504.0
+_OPERANDS = ("number", "Tensor")  # tensors may be given as numbers
 
 
 def convert(program: Program) -> list[str]:
@@ -25,6 +27,7 @@ def convert(program: Program) -> list[str]:
     wide = _wide(torch.ops.aten)
     kept = {n for n in graph.graph.nodes if n.target in wide and _is_float(n)}
     clipped = _weights(graph, kept)
+    clipped += sum(_clip_scalars(n) for n in graph.graph.nodes if n not in kept and _is_float(n))
     for node in list(graph.graph.nodes):
         if node.op == "placeholder" and node.meta["val"].dtype is torch.float32:
             _cast_after(graph, node, torch.float16)
@@ -38,7 +41,7 @@ def convert(program: Program) -> list[str]:
     graph.graph.lint()
     graph.recompile()
     notes = [f"{len(kept)} normalizations and reductions kept in float32"] if kept else []
-    return notes + ([f"{clipped} values of weights clipped to float16's range"] if clipped else [])
+    return notes + ([f"{clipped} constants clipped to float16's range"] if clipped else [])
 
 
 def _wide(aten: Any) -> set[Any]:
@@ -84,6 +87,28 @@ def _weights(graph: Any, kept: set[Any]) -> int:
         other = hold(graph, limited.half(), node)
         for reader in readers:
             reader.replace_input_with(node, other)
+    return clipped
+
+
+def _clip_scalars(node: Any) -> int:
+    """Numbers that a node computes with, such as those that mask attention; how many."""
+    import torch
+
+    if not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - has no public name
+        return 0
+    clipped = 0
+    for place, argument in enumerate(node.target._schema.arguments):  # noqa: SLF001 - as above
+        value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
+        if str(argument.type) not in _OPERANDS or not isinstance(value, (int, float)):
+            continue  # axes and sizes have other types
+        limited = max(-_LARGEST, min(_LARGEST, value))
+        if limited == value or math.isinf(value):
+            continue
+        if place < len(node.args):
+            node.update_arg(place, limited)
+        else:
+            node.update_kwarg(argument.name, limited)
+        clipped += 1
     return clipped
 
 

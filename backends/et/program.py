@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
-from backends.et.runtime import classified, quiet
+from backends.convert import pt2
+from backends.convert.pt2 import quiet
+from backends.et.runtime import classified
 from harness.backend import BuildRequest, Calibration, Feed
 from harness.errors import BackendError, UnsupportedError
 from harness.types import Port, Ports
@@ -26,8 +28,11 @@ class Axis:
 
 
 Shape = tuple["int | Axis", ...]
+Ranges = tuple[tuple[int, int], ...]
+"""The least and the most of each axis."""
 
 _TOGETHER = 32  # calibration samples
+_USUAL_LEAST = 2  # what torch calls the least where nothing was said; it takes 1 all the same
 
 
 @dataclass(frozen=True)
@@ -42,24 +47,20 @@ class Program:
     dtypes: tuple[Any, ...]
     mutable: frozenset[str] = frozenset()
 
-    def largest(self) -> tuple[tuple[int, ...], ...]:
-        """The most that each axis of each input takes."""
+    def ranges(self) -> tuple[Ranges, ...]:
+        """The least and the most that each axis of each input takes."""
         return tuple(
-            tuple(axis.max or 0 if isinstance(axis, Axis) else axis for axis in shape)
+            tuple(
+                (axis.min, axis.max or 0) if isinstance(axis, Axis) else (axis, axis)
+                for axis in shape
+            )
             for shape in self.shapes
         )
 
 
 def read(path: str) -> Program:
     """Read a ``.pt2``. Raises UnsupportedError for what is no program of tensors."""
-    import torch
-
-    try:
-        with quiet():
-            exported = torch.export.load(path)
-    except Exception as error:
-        raise BackendError(f"{path} can't be read as an ExportedProgram: {error}") from error
-    return of(exported)
+    return of(pt2.load(path))
 
 
 def of(exported: Any) -> Program:
@@ -67,7 +68,9 @@ def of(exported: Any) -> Program:
     import torch
 
     with quiet():
-        graph = _plain(exported.module(check_guards=False))
+        graph = alone(exported.module(check_guards=False))
+    graph.graph.set_codegen(torch.fx.graph.CodeGen())  # takes tensors, gives a tuple
+    graph.recompile()
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     for node in inputs:
         if not isinstance(node.meta.get("val"), torch.Tensor):
@@ -80,13 +83,15 @@ def of(exported: Any) -> Program:
     return Program(graph, shapes, tuple(node.meta["val"].dtype for node in inputs), mutable)
 
 
-def _plain(graph: Any) -> Any:
-    """Without the structure of the model's arguments around it."""
+def alone(graph: Any) -> Any:
+    """The same nodes in a module that has what they read and nothing else.
+
+    Hooks that hold calls to the structure of the model's arguments stay behind, and so do weights
+    that were replaced, which would go on into the file.
+    """
     import torch
 
-    graph.graph.set_codegen(torch.fx.graph.CodeGen())
-    graph.recompile()
-    return graph
+    return torch.fx.GraphModule(graph, graph.graph)
 
 
 def _axis(name: str, dim: Any, ranges: Any) -> Any:
@@ -100,7 +105,8 @@ def _axis(name: str, dim: Any, ranges: Any) -> Any:
         )
     known = ranges.get(str(expression))
     upper = None if known is None or not known.upper.is_Integer else int(known.upper)
-    return Axis(str(expression), 1 if known is None else max(1, int(known.lower)), upper)
+    lower = 1 if known is None or known.lower <= _USUAL_LEAST else int(known.lower)
+    return Axis(str(expression), lower, upper)
 
 
 def bounded(program: Program, request: BuildRequest) -> Program:
@@ -144,7 +150,12 @@ def _bounded(name: str, axis: Axis, most: dict[str, int]) -> Any:
             f"input {name}: the program takes at most {axis.max} there, but {wanted} was asked for",
             "export it with a larger torch.export.Dim(..., max=...)",
         )
-    return 1 if wanted == 1 else replace(axis, min=min(axis.min, wanted), max=wanted)
+    if wanted < axis.min:
+        raise UnsupportedError(
+            f"input {name}: the program takes at least {axis.min} there, not {wanted}",
+            "export it with torch.export.Dim(..., min=1)",
+        )
+    return 1 if wanted == 1 else replace(axis, max=wanted)
 
 
 def exported(program: Program, what: str) -> Any:
@@ -168,7 +179,7 @@ def exported(program: Program, what: str) -> Any:
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(
-                program.graph,
+                alone(program.graph),
                 example(program),
                 dynamic_shapes=dynamic if dims else None,
                 strict=False,

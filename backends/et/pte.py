@@ -87,11 +87,11 @@ class Program:
     kernels: tuple[tuple[str, Optional[str]], ...]
     parts: tuple[Part, ...]
 
-    @property
-    def largest(self) -> tuple[tuple[int, ...], ...]:
-        """The sizes that memory is planned for, of each input."""
+    def ranges(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """The least and the most of each axis of each input, as far as the file tells."""
         return tuple(
-            tuple(dim for dim in spec.shape if isinstance(dim, int)) for spec in self.inputs
+            tuple((1 if dynamic else dim, dim) for dim in spec.shape if isinstance(dim, int))
+            for spec, dynamic in zip(self.inputs, self.dynamic)
         )
 
     def missing(self, there: set[str]) -> list[str]:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from backends.convert.pt2 import quiet
 from backends.et.program import Program, example, samples
-from backends.et.runtime import classified, quiet
+from backends.et.rewriting import split_relus
+from backends.et.runtime import classified
 from harness.backend import BuildRequest
 from harness.errors import UnsupportedError
 
@@ -44,6 +46,8 @@ def quantize(program: Program, request: BuildRequest) -> tuple[Program, list[str
     quantizer = _quantizer(wishes, program, dynamic=dynamic)
     try:
         with quiet():
+            if dynamic:
+                split_relus(program.graph)
             prepared = prepare_pt2e(program.graph, quantizer)
             if dynamic or request.calibration is None:
                 prepared(*example(program, most=2))  # shows the observers the weights

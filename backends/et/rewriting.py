@@ -27,7 +27,6 @@ def rewrite(program: Program) -> dict[str, int]:
         "clamps by tensors": _clamps(graph),
     }
     graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
     graph.graph.lint()
     graph.recompile()
     return {what: count for what, count in counts.items() if count}
@@ -190,6 +189,21 @@ def _clamps(graph: Any) -> int:
             _swap(graph, node, aten.hardtanh.default, (node.args[0], low, high))
         count += 1
     return count
+
+
+def split_relus(graph: Any) -> None:
+    """Rectifiers that read one value alone as clamps, which come after it.
+
+    XNNPACK's quantizer leaves a convolution to its pattern with the rectifier that follows, and
+    that one it doesn't have for activations that are scaled at each inference.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    for node in calls(graph, aten.relu.default, aten.relu_.default):
+        if len(node.args[0].users) == 1:
+            _swap(graph, node, aten.hardtanh.default, (node.args[0], 0.0, math.inf))
+    graph.recompile()
 
 
 def _scalar(graph: Any, node: Any, place: int, name: str) -> float:

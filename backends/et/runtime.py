@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
-import logging
 import re
 import threading
-import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any, Optional
 
+from backends.convert.pt2 import quiet
 from harness.errors import BackendError, OutOfMemoryError, UnavailableError, UnsupportedError
 
 INSTALL = "enginepick setup executorch"
@@ -62,19 +59,6 @@ def load() -> Any:
             return importlib.import_module("executorch.extension.pybindings._C")
     except Exception as error:
         raise UnavailableError(f"executorch can't be imported: {error}", INSTALL) from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Python's prints, warnings and log lines of PyTorch and ExecuTorch to ourselves."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def code_of(error: BaseException) -> Optional[int]:

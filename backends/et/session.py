@@ -10,7 +10,7 @@ import numpy as np
 from backends.et import executed as execution
 from backends.et import pte
 from backends.et.build import About, opened, ports_of
-from backends.et.program import in_file
+from backends.et.program import Ranges, in_file
 from backends.et.runtime import classified, release, use_threads
 from harness.backend import Feed
 from harness.errors import BackendError, UnsupportedError
@@ -48,7 +48,7 @@ class EtSession:
         self._names = [port.spec.name for port in ports.outputs]
         orders = [np.argsort(in_file(port)).tolist() for port in ports.outputs]
         self._turned = orders if any(port.axes for port in ports.outputs) else None
-        self._largest = about.largest or self._told.largest
+        self._ranges = about.ranges or self._told.ranges()
         self._results: Any = ()
         self._unbind(_run_unbound)
 
@@ -132,11 +132,11 @@ class EtSession:
             raise UnsupportedError(f"the model has no input {extra[0]!r} (its inputs: {known})")
         sizes: dict[str, int] = {}
         return [
-            self._one(feed, port, largest, sizes) for port, largest in zip(self._ins, self._largest)
+            self._one(feed, port, ranges, sizes) for port, ranges in zip(self._ins, self._ranges)
         ]
 
     def _one(
-        self, feed: Mapping[str, Array], port: Port, largest: tuple[Any, ...], sizes: dict[str, int]
+        self, feed: Mapping[str, Array], port: Port, ranges: Ranges, sizes: dict[str, int]
     ) -> Array:
         spec = port.spec
         if spec.name not in feed:
@@ -148,16 +148,17 @@ class EtSession:
             raise UnsupportedError(f"input {spec} was given {array.dtype}")
         if array.ndim != len(spec.shape):
             raise UnsupportedError(f"input {spec} was given the shape {list(array.shape)}")
-        order = in_file(port)
-        most = dict(zip(order, largest))
+        taken = dict(zip(in_file(port), ranges))
         for axis, (have, want) in enumerate(zip(array.shape, spec.shape)):
             wrong = isinstance(want, int) and have != want
             if wrong or (isinstance(want, str) and sizes.setdefault(want, have) != have):
                 raise UnsupportedError(f"input {spec} was given the shape {list(array.shape)}")
-            if have > most[axis] or have < 1 or (most[axis] == 1 and have != 1):
+            least, most = taken[axis]
+            if not least <= have <= most:
+                made = f"at most {most}" if have > most else f"at least {least}"
                 raise UnsupportedError(
                     f"input {spec} was given the shape {list(array.shape)}, but the engine was "
-                    f"made for at most {most[axis]} there"
+                    f"made for {made} there"
                 )
         return array
 
