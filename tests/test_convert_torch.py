@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import zipfile
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -265,11 +268,12 @@ class TestRefused:
         torch.save(layer.state_dict(), tmp_path / "weights.pth")
         torch.save(layer, tmp_path / "module.pt")
         torch.save(layer, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+        torch.save({"options": Namespace(), **layer.state_dict()}, tmp_path / "checkpoint.pth")
         (tmp_path / "text.pt2").write_text("not a model")
         expected = {
             "script.pt": "TorchScript", "mobile.ptl": "PyTorch Mobile", "old.pt": "a pickle of",
             "weights.pth": "weights alone", "module.pt": "torch.nn.modules.linear.Linear",
-            "text.pt2": "neither an archive",
+            "text.pt2": "neither an archive", "checkpoint.pth": "objects (argparse.Namespace)",
         }  # fmt: skip
         for name, words in expected.items():
             text = problems_of(tmp_path / name, tmp_path)
@@ -290,9 +294,35 @@ class TestRefused:
         (tmp_path / "cut.pt2").write_bytes(data[: len(data) // 2])
         problems_of(tmp_path / "cut.pt2", tmp_path)
 
+    def test_a_program_of_another_version_of_torch(self, tmp_path, read):
+        path = edited(read("two").path, tmp_path / "newer.pt2", {
+            '"major": 8': '"major": 99',
+            f'"torch_version": "{torch.__version__}"': '"torch_version": "9.9.1"',
+        })  # fmt: skip
+        assert "what torch 9.9.1 wrote" in problems_of(path, tmp_path)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="what is on a GPU can be loaded here")
+    def test_a_program_on_a_gpu(self, tmp_path, read):
+        path = edited(read("two").path, tmp_path / "gpu.pt2", {'"cpu"': '"cuda"'})
+        assert "model.cpu()" in problems_of(path, tmp_path)
+
     def test_a_program_under_another_suffix(self, tmp_path, read):
         (tmp_path / "program.pt").write_bytes(Path(read("two").path).read_bytes())
         assert SOURCE.read(str(tmp_path / "program.pt"), str(tmp_path)).inputs
+
+
+def edited(source, target, swaps):
+    """A copy of a program, with other text in its descriptions."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith(".json"):
+                text = json.dumps(json.loads(data))
+                for before, after in swaps.items():
+                    text = text.replace(before, after)
+                data = text.encode()
+            new.writestr(name, data)
+    return target
 
 
 class TestToOnnx:

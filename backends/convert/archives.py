@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickletools
 import zipfile
 from pathlib import Path
@@ -40,6 +41,16 @@ def check(path: str) -> None:
         raise InputError([Problem(path, *problem)])
 
 
+def written_by(path: str) -> Optional[str]:
+    """The version of torch that wrote a program, which its errors don't tell; None: unknown."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            model = next(name for name in archive.namelist() if "/models/" in name)
+            return str(json.loads(archive.read(model))["torch_version"])
+    except (StopIteration, OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile):
+        return None
+
+
 def _problem(path: str) -> Optional[tuple[str, Optional[str]]]:
     file = Path(path)
     if not file.is_file():
@@ -70,7 +81,7 @@ def _archive(members: list[str], archive: zipfile.ZipFile) -> Optional[tuple[str
         return None
     if any("aotinductor" in name or name.endswith(".so") for name in members):
         what = "compiled for one machine by AOTInductor: no ExportedProgram is in it"
-        return (what, "give the .pt2 of torch.export.save, from before torch._inductor's packaging")
+        return (what, "give what was compiled: the .pt2 that torch.export.save wrote")
     for member, what in _KINDS:
         if member in members:
             return (what, EXPORT)
@@ -95,9 +106,11 @@ def _pickled(data: bytes) -> str:
         return f"a damaged pickle of torch.save: {fault}"
     foreign = [name for name in named if name.split(".")[0] not in _PLAIN]
     modules = [name for name in named if name.startswith("torch.nn.modules.")]
-    if foreign or modules:
+    if modules:
         return f"a pickled module ({[*foreign, *modules][0]}), which has no graph"
+    if foreign:
+        return f"a pickle of other objects ({foreign[0]}) around weights, which has no graph"
     return "weights alone (a state_dict): the model's code isn't in it"
 
 
-__all__ = ["EXPORT", "check"]
+__all__ = ["EXPORT", "check", "written_by"]

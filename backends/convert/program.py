@@ -22,6 +22,7 @@ _RETURN = (
     "return (model, inputs): an nn.Module, and a tuple of tensors or a dict of forward()'s "
     "arguments; as a third, dynamic_shapes as torch.export takes them"
 )
+_ON_CPU = "load the weights on the CPU, and export that: model.cpu(), and the inputs, too"
 
 
 class TorchSource:
@@ -77,11 +78,13 @@ def _loaded(torch: Any, path: str) -> tuple[Any, tuple[str, ...]]:
         with pt2.quiet():
             return torch.export.load(path), ()
     except Exception as fault:
+        wrote = archives.written_by(path)
         what = f"torch {torch.__version__} can't load it: {pt2.first_line(fault)}"
-        fix = (
-            "export it with this version of torch, or pip install the one that it was exported "
-            f"with; {archives.EXPORT}"
-        )
+        fix = f"export it with this version of torch; {archives.EXPORT}"
+        if "CUDA" in what:
+            fix = _ON_CPU
+        elif wrote not in (None, torch.__version__):
+            what = f"torch {torch.__version__} can't load what torch {wrote} wrote"
         raise InputError([Problem(path, what, fix)]) from fault
 
 
@@ -164,9 +167,11 @@ def _problems(torch: Any, program: Any, source: str) -> list[Problem]:
             elif pt2.dtype_name(value.dtype) not in pt2.DTYPES:
                 what = f"{value.dtype}, which numpy doesn't have"
                 found.append(Problem(where, what, "cast it in forward(), to float32"))
-    if any(getattr(tensor, "is_meta", False) for tensor in pt2.tensors(program).values()):
-        what = "its weights are on the device meta, and have no values"
-        found.append(Problem(source, what, "load the weights on the CPU, and export that"))
+    tensors = pt2.tensors(program).values()
+    elsewhere = {str(each.device) for each in tensors if hasattr(each, "device")} - {"cpu"}
+    if elsewhere:
+        what = f"its weights are on the device {', '.join(sorted(elsewhere))}"
+        found.append(Problem(source, what, _ON_CPU))
     for name in pt2.changed(program):
         what = f"forward() changes {name}: each call would depend on those before"
         fix = "make the state an input and an output; export model.eval()"
