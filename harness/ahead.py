@@ -55,6 +55,7 @@ class _Wanted:
     recipe: str | None
     compute_capability: str | None
     options: Mapping[str, str]
+    device: str | None
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,14 @@ class BuiltEngine:
 class Built:
     """What became of a build.
 
-    model: the file. place: what the engines are for, in words. compute_capability: None for the
-    device here. skips: what was left out before. notes: what the user should know of the data.
+    model: the file. place: what the engines are for, in words. target: the one that was named.
+    compute_capability: None for the device here. skips: what was left out before. notes: what the
+    user should know of the data.
     """
 
     model: str
     place: str
+    target: str | None
     compute_capability: str | None
     profiles: tuple[Profile, ...]
     engines: tuple[BuiltEngine, ...]
@@ -90,6 +93,7 @@ def build_engines(
     recipe: str | None = None,
     compute_capability: str | None = None,
     options: Mapping[str, str] | None = None,
+    device: str | None = None,
     lab: Lab | None = None,
     cache: Cache | None = None,
     show: Show = lambda *_: None,
@@ -98,12 +102,13 @@ def build_engines(
 
     Each has a folder of its own there, with a manifest. recipe: only this one. compute_capability:
     of a GPU that isn't here; else the target's, where that one isn't this host or its device isn't
-    found here. options: of the build. Raises InputError with all problems, before anything is
-    built; what the backend refuses is in the result.
+    found here. options: of the build. device: that the user named, which is in the configuration
+    too. Raises InputError with all problems, before anything is built; what the backend refuses is
+    in the result.
     """
     cache = cache or Cache()
     with cache.scratch() as spool:
-        wanted = _Wanted(config, to, recipe, compute_capability, options or {})
+        wanted = _Wanted(config, to, recipe, compute_capability, options or {}, device)
         prepared, place = _prepare(wanted, lab or load_lab(), spool)
         chosen = {each.engine_key: each for each in prepared.plan.candidates}
         folders = {each: to / _folder_name(prepared, each) for each in chosen.values()}
@@ -120,6 +125,7 @@ def build_engines(
     return Built(
         model=prepared.checked.model.source,
         place=place,
+        target=config.target,
         compute_capability=prepared.compute_capability,
         profiles=prepared.profiles.get(prepared.knowns[0].name, ()),
         engines=tuple(engines),
@@ -145,14 +151,13 @@ def _prepare(wanted: _Wanted, lab: Lab, spool: Path) -> tuple[Prepared, str]:
         and not (target.matches(host) and known.probe.device(target.device) is not None)
     ):
         ahead = target.compute_capability
-        problems += _not_ahead(target_name, target)
+        problems += _not_ahead(target_name, target, wanted.device)
     problems += _nothing_here(known) if ahead is None else []
     problems += _stateful_calibration(config)
     checked = check_input(config, spool, problems)
     if problems:
         raise InputError(problems)
-    devices = _devices(known, target, named=named)
-    devices = (target.device,) if ahead else asked or devices
+    devices = (target.device,) if ahead else asked or _devices(known, target, named=named)
     tools, homes = find_tools([known], checked.model.format, config.python)
     prepared = Prepared(
         config=_changed(config, devices, name, wanted.options),
@@ -239,9 +244,17 @@ def _option_problems(known: Known, given: Mapping[str, object]) -> list[Problem]
     ]
 
 
-def _not_ahead(name: str, target: Target) -> list[Problem]:
-    """Whether a target that isn't here, or whose device isn't, says what to build for."""
-    if target.compute_capability is not None or target.reach == "local":
+def _not_ahead(name: str, target: Target, device: str | None) -> list[Problem]:
+    """Whether a target that isn't here, or whose device isn't, says what to build for.
+
+    device: the one that the user named.
+    """
+    if target.compute_capability is not None:
+        if device in {None, target.device}:
+            return []
+        what = f"{device} is named, but the device of {name}, which isn't here, is {target.device}"
+        return [Problem("--device", what, "leave one of --device and --target out")]
+    if target.reach == "local":
         return []
     what = f"it is reached by {target.reach}, and devices.toml has no compute_capability for it"
     fix = f"add it to [targets.{name}], or run the same command on {name}"
@@ -299,12 +312,18 @@ def _handed_out(prepared: Prepared, candidate: Candidate, made: Made, folder: Pa
     engine = made.engine
     if engine is None:
         return BuiltEngine(candidate, made.record, None)
-    shutil.rmtree(folder, ignore_errors=True)
+    fresh, former = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "former"))
+    for each in (fresh, former):  # of a build that was killed
+        shutil.rmtree(each, ignore_errors=True)
     for file in engine.files:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(Path(engine.path).parent / file, folder / file)
+        (fresh / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(Path(engine.path).parent / file, fresh / file)
     facts = _manifest(prepared, candidate, engine, made.record)
-    (folder / MANIFEST).write_text(json.dumps(facts, indent=1) + "\n")
+    (fresh / MANIFEST).write_text(json.dumps(facts, indent=1) + "\n")
+    if folder.exists():
+        folder.rename(former)
+    fresh.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
     return BuiltEngine(candidate, made.record, folder / Path(engine.path).name)
 
 

@@ -32,7 +32,8 @@ def view(built: Built) -> RenderableType:
         backend = made[0].candidate.backend
         model = shlex.quote(str(built.model))
         lines = [f"enginepick sweep {model} --data DATA --backend {backend}"]
-        lines += ["--device gpu:0"] if built.compute_capability else []
+        device = ["--device gpu:0"] if built.compute_capability else []
+        lines += [f"--target {built.target}"] if built.target else device
         lines += [f"--engine {shlex.quote(str(each.file))}" for each in made]
         parts += [Text(f"\nNext, {where}:", "bold"), Text("  " + " \\\n    ".join(lines))]
     return Group(*parts)

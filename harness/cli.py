@@ -140,6 +140,7 @@ def setup(
         str | None, typer.Option(help="The Python to make it with; else one that fits is found.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove it again.")] = False,
+    devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
     """Give a backend or converter an interpreter of its own, or show where each lives."""
@@ -157,7 +158,7 @@ def setup(
         else:
             _print(setupview.removed_view(gone))
         return
-    named = config.find_target(config.load_lab(None), probe_host())[1].python
+    named = config.find_target(config.load_lab(devices_file), probe_host())[1].python
     if names:
         found = homes.set_up_all(names, named, python, _say)
     else:
@@ -329,6 +330,7 @@ def build(
             recipe=recipe,
             compute_capability=compute_capability,
             options=_options(option or []),
+            device=device,
             lab=load_lab(devices_file),
             show=lambda done, total, text: progress(Event("build", done, total, text)),
         )

@@ -6,6 +6,7 @@ Values in, rich renderables or JSON-able data out; nothing here prints.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -20,10 +21,11 @@ from harness import environments, homes, routes, wire
 from harness.cache import Cache, Entry
 from harness.host import Host, advice
 from harness.noise import Tier
-from harness.plan import Known
+from harness.plan import Known, Skipped
 from harness.prepare import Prepared
 from harness.selftest import SelfTest
 from harness.tails import ENOUGH_LAUNCHES
+from harness.types import Candidate
 
 BUILD_S = {True: 12.0, False: 2.0}
 """Rough seconds of a build with and without calibration, for the estimate before any is known."""
@@ -251,33 +253,43 @@ def plan_view(prepared: Prepared) -> RenderableType:
         head.add_row("Note", note)
     parts: list[RenderableType] = [head, Text(), table]
     if plan.skips:
-        parts += [Text("\nLeft out:", "bold"), _skips(plan.skips)]
+        parts += [Text("\nLeft out:", "bold"), _skips(plan.skips, plan.candidates)]
     return Group(*parts)
 
 
 def _conversions(prepared: Prepared) -> list[str]:
     """Which tools the model goes through, and for whom."""
     given = prepared.checked.model.format
+    planned = {each.backend for each in prepared.plan.candidates}
     users: dict[str, list[str]] = {}
-    for known in prepared.knowns:
+    for known in (each for each in prepared.knowns if each.name in planned):
         route = routes.find(given, known.capabilities.formats, prepared.tools)
         if route and not isinstance(route, routes.NoRoute):
             way = ", then ".join(f"to {tool.target} by {tool.name}" for tool in route)
             users.setdefault(way, []).append(known.name)
-    return [f"{way}, for {' and '.join(names)}" for way, names in users.items()]
+    return [f"{way}, for {', '.join(names)}" for way, names in users.items()]
 
 
-def _skips(skips: Sequence[Any]) -> Table:
-    """Equal reasons together."""
-    grouped: dict[tuple[str, str | None], list[str]] = {}
+def _skips(skips: Sequence[Skipped], planned: Sequence[Candidate]) -> Table:
+    """Equal reasons together; a backend of which nothing is left, by its name alone."""
+    grouped: dict[tuple[str, str | None], list[Candidate]] = {}
     for skip in skips:
-        grouped.setdefault((skip.reason, skip.fix), []).append(skip.candidate.id)
+        grouped.setdefault((skip.reason, skip.fix), []).append(skip.candidate)
+    there = Counter(each.backend for each in planned)
+    there.update(each.candidate.backend for each in skips)
     table = Table.grid(padding=(0, 2))
     table.add_column(overflow="fold", max_width=44)
     table.add_column(overflow="fold")
-    for (reason, fix), ids in grouped.items():
+    for (reason, fix), candidates in grouped.items():
+        here = Counter(each.backend for each in candidates)
+        names = (
+            f"{each.backend}, all {here[each.backend]}"
+            if here[each.backend] == there[each.backend] > 1
+            else each.id
+            for each in candidates
+        )
         why = Text(reason + (f"\n-> {fix}" if fix else ""))  # [x] is no markup
-        table.add_row(Text("\n".join(dict.fromkeys(ids))), why)
+        table.add_row(Text("\n".join(dict.fromkeys(names))), why)
     return table
 
 

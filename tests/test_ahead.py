@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +13,9 @@ import numpy as np
 import onnx
 import pytest
 from pipeline import LAB, write_inputs
+from rich.console import Console
 
-from harness import jobs, ownengines, prepare
+from harness import buildview, jobs, ownengines, prepare
 from harness.ahead import MANIFEST, build_engines
 from harness.build import Builder
 from harness.cache import Cache, file_sha256
@@ -180,6 +184,32 @@ def test_a_target_elsewhere_without_a_capability_is_told_what_it_lacks(tmp_path)
     text = problems(tmp_path, "fp32", lab, wishes={"target": "far"})
     assert "reached by ssh://lab@far" in text
     assert "add it to [targets.far]" in text
+
+
+def test_a_device_beside_a_target_elsewhere_that_has_another_is_refused(tmp_path):
+    lab, wishes = Lab(targets={"far": FAR}), {"target": "far"}
+    assert "cpu is named" in problems(tmp_path, "fp32", lab, wishes=wishes, device="cpu")
+    built = build(tmp_path, "fp32", lab, wishes=wishes, device="gpu:0")
+    assert built.engines[0].candidate.device == "gpu:0"
+    console = Console(width=80, file=io.StringIO())
+    console.print(buildview.view(built))
+    assert "--target far" in console.file.getvalue()
+
+
+def test_a_former_engine_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    file = build(tmp_path).engines[0].file
+    before = file.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy2", full)
+        with pytest.raises(OSError, match="No space"):
+            build(tmp_path)
+    assert file.read_bytes() == before
+    assert build(tmp_path).engines[0].file == file
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [file.parent.name]
 
 
 def test_nothing_that_is_no_engine_is_overwritten(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from harness import views
 from harness.backend import Capabilities, Offer
 from harness.plan import Known, Wishes, find_baseline, make_plan
 from harness.types import (
@@ -256,3 +259,16 @@ def test_a_batch_must_fit_the_leading_dimension(shape, refused):
     assert bool(plan.skips) is refused
     if refused:
         assert plan.skips[0].fix == "export the model with a dynamic batch axis"
+
+
+def test_what_is_left_out_for_one_reason_is_shown_in_one_line():
+    gone = [known(name="gone", problem="no [module]")]
+    plan = make_plan([known(), *gone], wishes(devices=("cpu", "gpu:7")), FREE)
+    console = Console(width=80, file=io.StringIO())
+    console.print(views._skips(plan.skips, plan.candidates))
+    text = console.file.getvalue()
+    assert "gone, all " in text
+    assert text.count("no [module]") == 1
+    assert "gone/" not in text
+    assert "a/fp32/source/gpu:7" in text
+    assert "a, all" not in text, "some are planned"
