@@ -419,6 +419,13 @@ def test_numbers_beyond_float16_are_clipped_so_that_masks_work():
     np.testing.assert_allclose(got.numpy(), HiddenByMin()(x, mask).numpy(), atol=2e-3)
 
 
+@pytest.mark.parametrize(("window", "notes"), [(7, 0), (16, 1)])
+def test_averages_of_many_values_stay_in_float32(window, notes):
+    example = (torch.rand(1, 2, 16, 16),)
+    program = programs.of(torch.export.export(nn.AvgPool2d(window), example))
+    assert len(half.convert(program)) == notes
+
+
 def test_replaced_weights_leave_the_program():
     program = programs.of(exported(FromOnnx))
     rewrite(program)

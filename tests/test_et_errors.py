@@ -48,6 +48,13 @@ def test_a_violation_of_the_dialect_is_unsupported_however_deep():
     assert isinstance(classified(error, "source"), UnsupportedError)
 
 
+def test_sizes_that_depend_on_values_are_unsupported():
+    kind = type("GuardOnDataDependentSymNode", (Exception,), {})
+    found = classified(kind("Could not guard on u7 < 1"), "source")
+    assert isinstance(found, UnsupportedError)
+    assert "sizes depend on values" in str(found)
+
+
 def test_without_the_runtime_the_probe_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "executorch.extension.pybindings._C", None)
     probe = BACKEND.probe()

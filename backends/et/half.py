@@ -9,6 +9,7 @@ from backends.et.program import Program
 from backends.et.rewriting import constant, hold
 
 _LARGEST = 65504.0
+_WINDOW = 64  # MobileNet's and ResNet's last pooling is of 49
 _OPERANDS = ("number", "Tensor")  # tensors may be given as numbers
 
 
@@ -25,9 +26,10 @@ def convert(program: Program) -> list[str]:
     graph = program.graph
     _fuse_conv_bn_(graph)
     wide = _wide(torch.ops.aten)
-    kept = {n for n in graph.graph.nodes if n.target in wide and _is_float(n)}
+    nodes = [node for node in graph.graph.nodes if _is_float(node)]
+    kept = {node for node in nodes if node.target in wide or _is_wide_pool(node)}
     clipped = _weights(graph, kept)
-    clipped += sum(_clip_scalars(n) for n in graph.graph.nodes if n not in kept and _is_float(n))
+    clipped += sum(_clip_scalars(node) for node in nodes if node not in kept)
     for node in list(graph.graph.nodes):
         if node.op == "placeholder" and node.meta["val"].dtype is torch.float32:
             _cast_after(graph, node, torch.float16)
@@ -59,6 +61,19 @@ def _wide(aten: Any) -> set[Any]:
         packet, overload = name.split(".")
         found.add(getattr(getattr(aten, packet), overload))
     return found
+
+
+def _is_wide_pool(node: Any) -> bool:
+    """Whether it averages so many values that XNNPACK's sum of them in float16 loses too much."""
+    import torch
+
+    aten = torch.ops.aten
+    if node.target not in (aten.avg_pool1d.default, aten.avg_pool2d.default):
+        return False
+    window = list(node.args[1])
+    if node.target is aten.avg_pool2d.default and len(window) == 1:
+        window *= 2
+    return bool(math.prod(window) > _WINDOW)
 
 
 def _is_float(node: Any) -> bool:

@@ -43,6 +43,8 @@ _MISSING = re.compile(r"Missing out variants: \{([^}]*)\}")
 
 _NOT_CORE = re.compile(r"Operator torch\._ops\.([\w.]+) is not in Core ATen opset")
 
+_BY_VALUE = "GuardOnDataDependentSymNode"
+
 _sessions: weakref.WeakSet[Any] = weakref.WeakSet()
 _lock = threading.Lock()
 
@@ -84,8 +86,10 @@ def classified(error: BaseException, what: str) -> BackendError:
         return kind(f"{what}: {words} (0x{code:02x}: {text})")
     if isinstance(error, MemoryError):
         return OutOfMemoryError(f"{what}: {text}")
-    names = [type(each).__name__ for each in _chain(error)]
-    if "SpecViolationError" in names or "ExportError" in names:
+    names = {type(each).__name__ for each in _chain(error)}
+    if _BY_VALUE in names:
+        text = f"sizes depend on values, for which memory can't be planned: {text}"
+    if names & {"SpecViolationError", "ExportError", _BY_VALUE}:
         return UnsupportedError(f"{what}: {text}")
     return BackendError(f"{what}: {type(error).__name__}: {text}")
 
