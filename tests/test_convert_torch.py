@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from backends.convert import pt2
+from backends.convert import pt2, torch_to_onnx
 from backends.convert.onnx_to_torch import CONVERTER as TO_TORCH
 from backends.convert.program import SOURCE
 from backends.convert.torch_to_onnx import CONVERTER as TO_ONNX
@@ -346,6 +346,20 @@ class TestToOnnx:
             made = TO_ONNX.convert(asked(read("two")), str(folder))
             files.append(Path(made.path).read_bytes())
         assert files[0] == files[1]
+
+    def test_weights_beyond_protobufs_limit_lie_beside(self, read, tmp_path, monkeypatch):
+        monkeypatch.setattr(torch_to_onnx, "_MOST_BYTES", 10)
+        program = read("two")
+        (tmp_path / "onnx").mkdir()
+        (tmp_path / "back").mkdir()
+        made = TO_ONNX.convert(asked(program), str(tmp_path / "onnx"))
+        assert {file.name for file in (tmp_path / "onnx").iterdir()} == {
+            "model.onnx", "model.onnx.data",
+        }  # fmt: skip
+        feed = feed_of(program.inputs, 3)
+        assert_near(by_onnxruntime(made.path, feed), eager(program, feed))
+        request = request_of(made.path, program.inputs, program.outputs)
+        assert TO_TORCH.convert(request, str(tmp_path / "back")).ports
 
     def test_nothing_is_printed(self, read, tmp_path, capfd):
         TO_ONNX.convert(asked(read("two")), str(tmp_path))
