@@ -114,6 +114,18 @@ class Rectified(nn.Module):
         return self.layers(x)
 
 
+class Branched(nn.Module):
+    """A residual block with a projection: unlike convolutions of one input."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.short = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1)
+        self.head = nn.Linear(8 * 8 * 8, 5)
+
+    def forward(self, x):
+        return self.head((self.body(x) + self.short(x)).flatten(1))
+
+
 class Structured(nn.Module):
     """Takes a dict and a keyword."""
 
@@ -147,6 +159,7 @@ SHAPES = {
     Normalized: (16,),
     Cumulative: (6,),
     Rectified: (3, 8, 8),
+    Branched: (3, 8, 8),
 }
 
 
@@ -336,6 +349,15 @@ def test_convolutions_before_rectifiers_become_int8_dynamic(make):
         given = feed(Rectified, 3)
         got, wanted = infer(session, given), eager(Rectified, given)
         assert kinds_of(session.executed) == {"int8": 3}
+    assert np.abs(got - wanted).max() < 0.03 * np.abs(wanted).max()
+
+
+@pytest.mark.exhaustive
+def test_convolutions_that_share_an_input_are_not_computed_wrongly(make):
+    with opened(make(Branched, Precision.INT8_DYNAMIC, "pt2e-dynamic")) as session:
+        given = feed(Branched, 3)
+        got, wanted = infer(session, given), eager(Branched, given)
+        assert kinds_of(session.executed) == {"fp32": 2, "int8": 1}
     assert np.abs(got - wanted).max() < 0.03 * np.abs(wanted).max()
 
 

@@ -22,7 +22,11 @@ OFFERS = (
         Precision.INT8,
         "pt2e-static",
         calibrated=True,
-        alternatives=((("calibration", "minmax"),), (("symmetric", "yes"),)),
+        alternatives=(
+            (("include", "Conv,Gemm,MatMul"),),  # no sums and products of activations
+            (("calibration", "minmax"),),
+            (("symmetric", "yes"),),
+        ),
     ),
     Offer(Precision.INT8_DYNAMIC, "pt2e-dynamic"),
 )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from backends.convert.pt2 import quiet
 from backends.et.program import Program, example, samples
-from backends.et.rewriting import split_relus
+from backends.et.rewriting import constant, split_relus
 from backends.et.runtime import classified
 from harness.backend import BuildRequest
 from harness.errors import UnsupportedError
 
 _WISHES = {"calibration", "per_channel", "symmetric", "reduce_range", "include", "exclude"}
 _IN_VAIN = {"saturates"}  # XNNPACK's products add in 32 bits
+
+_CONVOLUTIONS = {"conv1d", "conv2d", "convolution"}
 
 _TYPES = {
     "Conv": ("conv1d", "conv2d", "convolution"),
@@ -37,13 +39,15 @@ def quantize(program: Program, request: BuildRequest) -> tuple[Program, list[str
         UnsupportedError: no calibration samples, a wish that can't be met, or nothing in the
             program that XNNPACK has int8 kernels for.
     """
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    with quiet():
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     dynamic = request.recipe == "pt2e-dynamic"
     if not dynamic and not (request.calibration and len(request.calibration)):
         raise UnsupportedError(f"{request.recipe}: needs calibration samples")
     wishes = _checked(request)
-    quantizer = _quantizer(wishes, program, dynamic=dynamic)
+    with quiet():
+        quantizer = _quantizer(wishes, program, dynamic=dynamic)
     try:
         with quiet():
             if dynamic:
@@ -108,7 +112,7 @@ def _quantizer(wishes: Mapping[str, str], program: Program, *, dynamic: bool) ->
             output_activation=_activation(config.output_activation, wishes),
         )
     quantizer = XNNPACKQuantizer().set_global(config)
-    chosen = _chosen(wishes, program)
+    chosen = _chosen(wishes, program, _unlike(program) if dynamic else set())
     return quantizer.set_filter_function(chosen) if chosen else quantizer
 
 
@@ -126,14 +130,33 @@ def _activation(spec: Any, wishes: Mapping[str, str]) -> Any:
     )
 
 
-def _chosen(wishes: Mapping[str, str], program: Program) -> Any:
-    """Which nodes may be quantized; None: all."""
+def _unlike(program: Program) -> set[str]:
+    """Convolutions that share an input and differ in more than their weights.
+
+    ExecuTorch 1.5.1 computes them wrongly where the input is scaled at each inference: off by half
+    of the largest value, for one of 3x3 beside one of 1x1.
+    """
+    readers: dict[Any, list[Any]] = {}
+    for node in program.graph.graph.nodes:
+        if node.op == "call_function" and _type(node) in _CONVOLUTIONS:
+            readers.setdefault(node.args[0], []).append(node)
+
+    def form(node: Any) -> object:
+        weight = constant(program.graph, node.args[1])
+        return None if weight is None else tuple(weight.shape[2:]), str(node.args[3:])
+
+    groups = (group for group in readers.values() if len({form(node) for node in group}) > 1)
+    return {node.name for group in groups for node in group}
+
+
+def _chosen(wishes: Mapping[str, str], program: Program, unlike: Collection[str]) -> Any:
+    """Which nodes may be quantized, never those ``unlike`` others; None: all."""
     include = [name for name in wishes.get("include", "").split(",") if name]
     exclude = json.loads(wishes.get("exclude", "[]"))
-    if not include and not exclude:
+    if not include and not exclude and not unlike:
         return None
     wanted = {node for name in include for node in _named(program, name)}
-    left = {node for name in exclude for node in _named(program, name)}
+    left = {node for name in exclude for node in _named(program, name)} | set(unlike)
 
     def may(node: Any) -> bool:
         return (not include or node.name in wanted) and node.name not in left
