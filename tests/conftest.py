@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -32,7 +33,8 @@ def driver(monkeypatch):
     assert made.leaks() == {}
 
 
-def pytest_unconfigure():
-    """Let the summary be the last line: runtimes that were loaded here log their own end."""
+@atexit.register
+def the_summary_is_the_last_line():
+    """Runtimes that were loaded here log their own end, when nobody reads it any more."""
     sys.stderr.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
