@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harness.setup import Home
     from harness.store import Results
 
-DEMO_BUDGET = "5m"  # builds count: a cold cache with ExecuTorch alone takes two minutes
+DEMO_BUDGET = "2m"
 MOST_ROUNDS = 20
 
 EXIT_GATE, EXIT_INPUT, EXIT_FAULT, EXIT_INTERRUPTED = 1, 2, 3, 130

@@ -415,7 +415,8 @@ class SweepConfig(_Table):
     budget_s: Optional[_Duration] = Field(
         default=None,
         alias="budget",
-        description="longest time of the measurement; unlimited when absent",
+        description="longest time of the measurement, beside builds and accuracy passes; "
+        "unlimited when absent",
     )
     sustain_s: Optional[_Duration] = Field(
         default=None,

@@ -72,12 +72,11 @@ class Rounds:
         entrants: Iterable[Entrant],
         *,
         baseline: str | None,
-        began: float,
         show: Shown,
         earlier: Results | None = None,
         floors: Callable[[Candidate], Entrant | None] = lambda _: None,
     ) -> None:
-        """Go on after ``earlier``. began: the monotonic time that the budget counts from.
+        """Go on after ``earlier``; the budget counts from now, whatever the builds took.
 
         floors: what launches a candidate's call without its work; asked where calls weigh much.
         """
@@ -88,7 +87,7 @@ class Rounds:
         self._names = _short_names(self._entrants.values())
         self._baseline = baseline
         self._control = baseline
-        self._began = began
+        self._began = monotonic()
         self._show = show
         self._make_floor = floors
         self._floors: dict[str, Entrant] | None = None

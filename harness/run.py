@@ -244,7 +244,6 @@ class _Sweep:
         self._builder = Builder(self._setup, cache, added)
         self._candidates = (*self._plan.candidates, *(each.candidate for each in added))
         self._began = monotonic()
-        self._apart_s = 0.0
 
     def go(self) -> Results:
         """Run to the end, or as far as the user lets it."""
@@ -253,10 +252,8 @@ class _Sweep:
             with only_one(f"run {self._store.path.stem}", self._wait):
                 judging = self._judging(self._build())
                 entrants = self._judge(judging)
-                paused = monotonic()
                 entrants += self._recover(judging)
                 self._draw(judging, entrants)
-                self._apart_s += monotonic() - paused  # these have times of their own
                 why = self._measure(entrants)
         except KeyboardInterrupt:
             why = "interrupted"
@@ -385,7 +382,6 @@ class _Sweep:
             self._store,
             entrants,
             baseline=self._plan.baseline,
-            began=self._began + self._apart_s,
             show=lambda *shown: self._listen(Event("measure", *shown)),
             earlier=self._earlier,
             floors=self._floor,

@@ -195,6 +195,12 @@ def test_a_budget_ends_the_run_between_rounds(tmp_path):
     assert len(results.rounds) < 50
 
 
+def test_the_budget_is_for_measuring_whatever_the_builds_took(tmp_path):
+    results = run(tmp_path, budget="0.1s", measure={"rounds": 50})  # a build alone takes longer
+    assert results.end.why == "budget"
+    assert results.rounds
+
+
 def test_without_labels_the_metric_is_agreement(tmp_path):
     config = configure(tmp_path, precisions=["fp32", "int8"])
     with np.load(config.data) as archive:
