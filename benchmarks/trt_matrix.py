@@ -15,6 +15,7 @@ from pathlib import Path
 
 from trt_models import Case, made, real
 
+from backends import enginefile
 from backends.trt import BACKEND
 from backends.trt.about import About
 from backends.trt.build import IMPLICIT
@@ -71,7 +72,7 @@ def build(case: Case, offer: Offer, compute_capability: str, folder: Path) -> Ce
                 compute_capability=compute_capability,
             )
             engine = BACKEND.build(request, workdir)
-            about = About.beside(engine)
+            about = enginefile.beside(About, engine)
     except BackendError as error:
         return Cell(case.name, offer, compute_capability, why_not=str(error))
     return Cell(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from trt_builds import ADA, CUDA35, FLOAT, IMAGES, build, conv, refused, relu, request, rtx, save
 
+from backends import enginefile
 from backends.trt import (
     BACKEND,
     adopted,
@@ -23,7 +24,7 @@ from backends.trt import (
     options,
     targets,
 )
-from backends.trt.about import ABOUT, ENGINE, About
+from backends.trt.about import ENGINE, About
 from harness import variants
 from harness.errors import BackendError, OutOfMemoryError, UnavailableError, UnsupportedError
 from harness.testing import BackendContract
@@ -57,7 +58,7 @@ def test_every_product_of_an_engine_is_of_the_precision_asked(tmp_path, precisio
     assert about.compute_capability == ADA
     assert about.executed is not None
     assert about.executed.share(precision.runs_as) == 1
-    assert engine.files == (ENGINE, ABOUT)
+    assert engine.files == (ENGINE, enginefile.FILE)
     assert engine.size_bytes == sum(path.stat().st_size for path in (tmp_path / "engine").iterdir())
     assert f"3 in {precision}" in " ".join(engine.notes)
 
@@ -130,7 +131,7 @@ def test_profiles_open_axes_names_and_types_are_kept_beside_the_engine(tmp_path)
     assert [spec.name for spec in about.outputs] == ["scores"]
     assert about.device_memory_bytes
     assert (about.library, about.version) == ("tensorrt_rtx", rtx().version)
-    assert About.beside(engine) == about
+    assert enginefile.beside(About, engine) == about
 
 
 def test_weights_beside_the_model_are_found(tmp_path):
@@ -222,7 +223,7 @@ def test_a_users_engine_is_copied_with_what_its_header_says(tmp_path):
     (tmp_path / "own").mkdir()
     own = request(engine.path, precision=Precision.AS_IS, recipe="as-is", options=())
     copied = BACKEND.build(own, str(tmp_path / "own"))
-    about = About.beside(copied)
+    about = enginefile.beside(About, copied)
     assert Path(copied.path).read_bytes() == Path(engine.path).read_bytes()
     assert about == About("tensorrt_rtx", rtx().version, precision=Precision.AS_IS)
     assert about.executed is None
@@ -232,11 +233,11 @@ def test_an_engine_of_ours_that_was_moved_keeps_what_we_know_of_it(tmp_path):
     engine, about = build(tmp_path, request(relu(tmp_path)))
     own = request(engine.path, precision=Precision.AS_IS, recipe="as-is", options=())
     (tmp_path / "own").mkdir()
-    assert About.beside(BACKEND.build(own, str(tmp_path / "own"))) == about
+    assert enginefile.beside(About, BACKEND.build(own, str(tmp_path / "own"))) == about
     with Path(engine.path).open("ab") as stream:
         stream.write(b"another engine")  # which that file wasn't written for
     (tmp_path / "other").mkdir()
-    assert About.beside(BACKEND.build(own, str(tmp_path / "other"))).mode is None
+    assert enginefile.beside(About, BACKEND.build(own, str(tmp_path / "other"))).mode is None
 
 
 def test_headers_tell_full_tensorrt_from_rtx_and_from_other_files(tmp_path):
@@ -246,14 +247,14 @@ def test_headers_tell_full_tensorrt_from_rtx_and_from_other_files(tmp_path):
         str(tmp_path / "full.plan"), precision=Precision.AS_IS, recipe="as-is", options=()
     )
     (tmp_path / "out").mkdir()
-    about = About.beside(BACKEND.build(asked, str(tmp_path / "out")))
+    about = enginefile.beside(About, BACKEND.build(asked, str(tmp_path / "out")))
     assert (about.library, about.version) == ("tensorrt", "10.16.1.11")
     assert adopted._plan_version(b"PK\3\4" + bytes(40)) is None
     assert adopted._plan_version(b"ftrt") is None
 
 
 def test_about_of_an_engine_that_isnt_ours_knows_nothing(tmp_path):
-    assert About.beside(Engine(str(tmp_path / "x.engine"), ("x.engine",), 1)) == About()
+    assert enginefile.beside(About, Engine(str(tmp_path / "x.engine"), ("x.engine",), 1)) == About()
 
 
 # --- what can't be built ---------------------------------------------------------------------

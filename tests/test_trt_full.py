@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from trt_builds import CUDA35, request
 
+from backends import enginefile
 from backends.trt import (
     BACKEND,
     calibrator,
@@ -22,7 +23,7 @@ from backends.trt import (
     timing,
 )
 from backends.trt import build as building
-from backends.trt.about import ABOUT, CALIBRATION, ENGINE, About
+from backends.trt.about import CALIBRATION, ENGINE, About
 from harness.errors import BackendError, OutOfMemoryError, UnavailableError, UnsupportedError
 from harness.testing_models import (
     MemoryCalibration,
@@ -258,7 +259,7 @@ def full(monkeypatch, tmp_path):
         engine = BACKEND.build(
             request(str(tmp_path / "model.onnx"), **asked), str(tmp_path / "engine")
         )
-        return engine, About.beside(engine), fake_builder.Builder.made, memory
+        return engine, enginefile.beside(About, engine), fake_builder.Builder.made, memory
 
     return build
 
@@ -287,7 +288,7 @@ def test_tensorrt_10_calibrates_by_the_users_batches(full, recipe, base, mode):
     assert builder.batches == 4
     assert memory.shapes == [(5, 2)] * 4
     assert about.mode == mode
-    assert engine.files == (ENGINE, ABOUT, CALIBRATION)
+    assert engine.files == (ENGINE, enginefile.FILE, CALIBRATION)
     assert Path(engine.path).with_name(CALIBRATION).read_bytes() == b"scales"
     assert "calibrated by 20 samples in batches of 5" in engine.notes
 

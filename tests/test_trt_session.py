@@ -18,6 +18,7 @@ from fake_cuda import CUresult, FakeGpu
 from fake_trt import COMPUTE_NS, SCRATCH_BYTES, WEIGHTS_BYTES, Plan
 from onnx import TensorProto, helper, numpy_helper
 
+from backends import enginefile
 from backends.trt import TensorRt, cuda
 from backends.trt.about import About
 from backends.trt.deploy import script
@@ -187,8 +188,8 @@ def test_nothing_bound_and_closed_are_said(open_plan):
         ({**feed(), "z": np.zeros(1)}, "no input 'z'"),
         ({"x": feed()["x"].astype(np.float64)}, "x: .* was given float64"),
         ({"x": feed()["x"].tolist()}, "x: .* was given list"),
-        ({"x": np.zeros((2, 5), np.float32)}, r"x: .* was given the shape \(2, 5\)"),
-        ({"x": np.zeros(DIM, np.float32)}, r"x: .* was given the shape \(4,\)"),
+        ({"x": np.zeros((2, 5), np.float32)}, r"x: .* was given the shape \[2, 5\]"),
+        ({"x": np.zeros(DIM, np.float32)}, r"x: .* was given the shape \[4\]"),
         (feed(9), "x was given 9x4, its profiles take 1x4 to 8x4"),
     ],
 )
@@ -790,7 +791,7 @@ class OnFakes(TensorRt):
         )
         path = Path(workdir) / "model.engine"
         Plan(profiles=profiles).write(path, source)
-        About(library="tensorrt", precision=request.precision).write(path.parent)
+        enginefile.write(About(library="tensorrt", precision=request.precision), path)
         files = ("model.engine", "engine.json")
         size = sum((path.parent / name).stat().st_size for name in files)
         return Engine(str(path), files, size)

@@ -505,6 +505,7 @@ def test_engines_multiply_in_the_types_of_the_file(
     name: str, model: str, layers: set[str], most: float, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+    from backends import enginefile
     from backends.trt import BACKEND
     from backends.trt.about import About
 
@@ -521,7 +522,7 @@ def test_engines_multiply_in_the_types_of_the_file(
             profiles=(case.profile(),),
             compute_capability="8.9",
         )
-        return About.beside(BACKEND.build(request, str(tmp_path / recipe_name)))
+        return enginefile.beside(About, BACKEND.build(request, str(tmp_path / recipe_name)))
 
     out = str(tmp_path / "out.onnx")
     variants.make(recipe(name), str(case.path), out, case.calibration())

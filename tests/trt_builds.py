@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from backends import enginefile
 from backends.trt import (
     BACKEND,
     library,
@@ -80,7 +81,7 @@ def build(tmp_path: Path, asked: BuildRequest) -> tuple[Engine, About]:
     folder = tmp_path / "engine"
     folder.mkdir()
     engine = BACKEND.build(asked, str(folder))
-    return engine, About.beside(engine)
+    return engine, enginefile.beside(About, engine)
 
 
 def refused(tmp_path: Path, asked: BuildRequest) -> UnsupportedError:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from backends import enginefile
 from backends.convert import archives
 from backends.convert.pt2 import quiet
 from backends.et import half, pte, quantizing
@@ -22,59 +20,17 @@ from harness.errors import BackendError, InputError, UnsupportedError
 from harness.types import Engine, Port, Ports, Precision, TensorSpec
 
 MODEL = "model.pte"
-ABOUT = "engine.json"
 
 
 @dataclass(frozen=True)
 class About:
     """What ``engine.json`` says: the model's own inputs and outputs, and their sizes.
 
-    ports None: of a program that isn't ours. sha256: of the program, which tells whether it belongs
-    to one that was moved.
+    ports None: of a program that isn't ours.
     """
 
     ports: Optional[Ports] = None
     ranges: tuple[Ranges, ...] = ()
-    sha256: Optional[str] = None
-
-    def write(self, folder: Path) -> None:
-        """Write it beside the program."""
-        ports = self.ports or Ports((), ())
-        values = {
-            "inputs": [_to_json(port) for port in ports.inputs],
-            "outputs": [_to_json(port) for port in ports.outputs],
-            "ranges": self.ranges,
-            "sha256": self.sha256,
-        }
-        (folder / ABOUT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def beside(cls, engine: Engine) -> About:
-        """Read it, if it is there."""
-        path = Path(engine.path).with_name(ABOUT)
-        if not path.is_file():
-            return cls()
-        values = json.loads(path.read_text(encoding="utf-8"))
-        ins, outs = (
-            tuple(_from_json(each) for each in values[name]) for name in ("inputs", "outputs")
-        )
-        ranges = tuple(tuple((low, high) for low, high in each) for each in values["ranges"])
-        return cls(Ports(ins, outs), ranges, values["sha256"])
-
-
-def _to_json(port: Port) -> dict[str, Any]:
-    spec = port.spec
-    return {
-        "spec": [spec.name, spec.dtype, list(spec.shape)],
-        "dtype": port.dtype,
-        "axes": list(port.axes),
-    }
-
-
-def _from_json(values: dict[str, Any]) -> Port:
-    name, dtype, shape = values["spec"]
-    spec = TensorSpec(name, dtype, tuple(shape))
-    return Port(spec, name, values["dtype"], tuple(values["axes"]))
 
 
 def build(request: BuildRequest, workdir: str) -> Engine:
@@ -90,11 +46,9 @@ def build(request: BuildRequest, workdir: str) -> Engine:
     told = pte.read(str(path))
     _check(runtime, str(path), told, request)
     ports = request.ports or ports_of(told)
-    About(ports, program.ranges(), _sha256(path)).write(folder)
+    enginefile.write(About(ports, program.ranges()), path)
     notes += _planned(program, ports)
-    files = (MODEL, ABOUT)
-    size = sum((folder / name).stat().st_size for name in files)
-    return Engine(str(path), files, size, tuple(notes))
+    return enginefile.engine_of(folder, MODEL, enginefile.FILE, notes=tuple(notes))
 
 
 def _planned(program: Program, ports: Ports) -> list[str]:
@@ -198,19 +152,6 @@ def _refuse_archive(source: Path) -> None:
     )
 
 
-def _is_ours(source: Path) -> bool:
-    """Whether an ``engine.json`` of ours lies beside it that was written for it."""
-    try:
-        said = json.loads(source.with_name(ABOUT).read_text(encoding="utf-8"))
-        return bool(said["sha256"] == _sha256(source))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def copy(request: BuildRequest, workdir: str) -> Engine:
     """The user's own program, unchanged, once it was seen that it can be loaded.
 
@@ -219,8 +160,4 @@ def copy(request: BuildRequest, workdir: str) -> Engine:
     source = Path(request.model)
     _refuse_archive(source)
     opened(load(), str(source))
-    found = [source, *([source.with_name(ABOUT)] if _is_ours(source) else [])]
-    for path in found:
-        shutil.copyfile(path, Path(workdir, path.name))
-    size = sum(Path(workdir, path.name).stat().st_size for path in found)
-    return Engine(str(Path(workdir, source.name)), tuple(path.name for path in found), size)
+    return enginefile.adopt(About, source, Path(workdir))

@@ -6,6 +6,7 @@ import pprint
 from pathlib import Path
 from typing import Any, Optional
 
+from backends import enginefile
 from backends.et import pte
 from backends.et.build import About, ports_of
 from backends.et.program import in_file
@@ -55,7 +56,7 @@ def infer(session, feed):
 
 def script(engine: Engine, threads: Optional[int]) -> str:
     """The script; see ``Backend.deploy_code``. Needs no executorch."""
-    ports = About.beside(engine).ports or ports_of(pte.read(engine.path))
+    ports = enginefile.beside(About, engine).ports or ports_of(pte.read(engine.path))
     values: dict[str, Any] = {
         "ENGINE": Path(engine.path).name,
         "THREADS": threads,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Callable, Optional, cast
+from typing import Any, Callable, Optional
 
 import numpy as np
 
+from backends import enginefile, feeds
 from backends.et import executed as execution
 from backends.et import pte
 from backends.et.build import About, opened, ports_of
@@ -15,8 +15,6 @@ from backends.et.runtime import classified, release, use_threads
 from harness.backend import Feed
 from harness.errors import BackendError, UnsupportedError
 from harness.types import Array, Engine, Executed, Port, TensorSpec
-
-_Bound = tuple[str, Array, tuple[int, ...], "np.dtype[Any]"]
 
 
 class EtSession:
@@ -30,7 +28,7 @@ class EtSession:
     outputs: tuple[TensorSpec, ...]
 
     def __init__(self, runtime: Any, engine: Engine, threads: Optional[int]) -> None:
-        about = About.beside(engine)
+        about = enginefile.beside(About, engine)
         try:
             self._told = pte.read(engine.path)
         except (OSError, ValueError, IndexError) as error:
@@ -54,20 +52,8 @@ class EtSession:
 
     def bind(self, feed: Feed) -> None:
         """Copy the feed in; validate it and allocate when its names or shapes are new."""
-        bound = self._bound
-        if len(feed) == len(bound):
-            try:
-                for name, _, shape, dtype in bound:
-                    array = feed[name]
-                    if array.shape != shape or array.dtype != dtype:
-                        break
-                else:
-                    for name, buffer, _, _ in bound:
-                        buffer[...] = feed[name]
-                    return
-            except (KeyError, AttributeError):  # said better by the full validation
-                pass
-        self._rebind(feed)
+        if not feeds.refill(self._bound, feed):
+            self._rebind(feed)
 
     def run(self) -> None:
         """One inference."""
@@ -99,7 +85,7 @@ class EtSession:
     # -- binding ------------------------------------------------------------------------------
 
     def _unbind(self, run: Callable[..., Any]) -> None:
-        self._bound: tuple[_Bound, ...] = ()
+        self._bound: tuple[feeds.Bound, ...] = ()
         self._tensors: tuple[Any, ...] = ()
         self._results = ()
         self._run: Callable[..., Any] = run
@@ -126,41 +112,26 @@ class EtSession:
 
     def _checked(self, feed: Feed) -> list[Array]:
         """The feed in order. Raises UnsupportedError, naming the input that is wrong."""
-        extra = sorted(set(feed) - {spec.name for spec in self.inputs})
-        if extra:
-            known = ", ".join(spec.name for spec in self.inputs) or "none"
-            raise UnsupportedError(f"the model has no input {extra[0]!r} (its inputs: {known})")
+        arrays = feeds.checked(self.inputs, feed)
         sizes: dict[str, int] = {}
-        return [
-            self._one(feed, port, ranges, sizes) for port, ranges in zip(self._ins, self._ranges)
-        ]
+        for port, ranges in zip(self._ins, self._ranges):
+            _refuse_outside(port, arrays[port.spec.name].shape, ranges, sizes)
+        return [*arrays.values()]
 
-    def _one(
-        self, feed: Mapping[str, Array], port: Port, ranges: Ranges, sizes: dict[str, int]
-    ) -> Array:
-        spec = port.spec
-        if spec.name not in feed:
-            raise UnsupportedError(f"the feed lacks the input {spec}")
-        array = cast("object", feed[spec.name])
-        if not isinstance(array, np.ndarray):
-            raise UnsupportedError(f"input {spec} was given {type(array).__name__}, not an array")
-        if array.dtype != np.dtype(spec.dtype):
-            raise UnsupportedError(f"input {spec} was given {array.dtype}")
-        if array.ndim != len(spec.shape):
-            raise UnsupportedError(f"input {spec} was given the shape {list(array.shape)}")
-        taken = dict(zip(in_file(port), ranges))
-        for axis, (have, want) in enumerate(zip(array.shape, spec.shape)):
-            wrong = isinstance(want, int) and have != want
-            if wrong or (isinstance(want, str) and sizes.setdefault(want, have) != have):
-                raise UnsupportedError(f"input {spec} was given the shape {list(array.shape)}")
-            least, most = taken[axis]
-            if not least <= have <= most:
-                made = f"at most {most}" if have > most else f"at least {least}"
-                raise UnsupportedError(
-                    f"input {spec} was given the shape {list(array.shape)}, but the engine was "
-                    f"made for {made} there"
-                )
-        return array
+
+def _refuse_outside(
+    port: Port, shape: tuple[int, ...], ranges: Ranges, sizes: dict[str, int]
+) -> None:
+    """Sizes for which the program has no memory; and axes of one name that differ in size."""
+    given = f"input {port.spec} was given the shape {list(shape)}"
+    taken = dict(zip(in_file(port), ranges))
+    for axis, (have, want) in enumerate(zip(shape, port.spec.shape)):
+        if isinstance(want, str) and sizes.setdefault(want, have) != have:
+            raise UnsupportedError(given)
+        least, most = taken[axis]
+        if not least <= have <= most:
+            made = f"at most {most}" if have > most else f"at least {least}"
+            raise UnsupportedError(f"{given}, but the engine was made for {made} there")
 
 
 def _run_unbound(*_: Any) -> None:

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
+from backends import enginefile
 from backends.litert import building, compiled, deploy, executed
-from backends.litert.about import About
 from backends.litert.compiled import CompiledSession, Target
 from backends.litert.opening import Opening
 from backends.litert.quantizing import WEIGHTED
@@ -105,7 +105,7 @@ class LiteRt:
 
     def open(self, engine: Engine, device: str, settings: Settings) -> Session:
         """Load the file for the device."""
-        about = About.of(engine)
+        about = enginefile.beside(building.About, engine)
         how = Opening.of(device, settings, about)
         if how.target is not None:
             slots = building.inspect(engine.path, about.ports)
@@ -116,7 +116,7 @@ class LiteRt:
 
     def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
         """The script; it is written for the file's own numbers of tensors."""
-        about = About.of(engine)
+        about = enginefile.beside(building.About, engine)
         how = Opening.of(device, settings, about)
         return deploy.script(
             how, building.inspect(engine.path, about.ports), Path(engine.path).name

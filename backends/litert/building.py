@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
+from backends import enginefile
 from backends.litert import flatfile, quantizing, tiny
-from backends.litert.about import FILE, About, sha256_of
 from backends.litert.compiled import Target, once
 from backends.litert.runtime import INSTALL, classified, load, native_log, said
 from backends.litert.slots import Slots, slots_of
@@ -20,6 +21,17 @@ from harness.errors import UnavailableError, UnsupportedError
 from harness.types import Engine, Ports, Precision
 
 MODEL = "model.tflite"
+
+
+@dataclass(frozen=True)
+class About:
+    """What ``engine.json`` says: where the model's inputs and outputs are, and how to open it.
+
+    precision AS_IS, and no ports: a file that isn't ours.
+    """
+
+    precision: Precision = Precision.AS_IS
+    ports: Optional[Ports] = None
 
 
 def interpreter(path: str, threads: int = 1, *, delegate: str) -> Any:
@@ -62,13 +74,7 @@ def copy(request: BuildRequest, folder: Path) -> Engine:
     source = Path(request.model)
     slots = inspect(request.model, None)
     _try(request.model, slots)
-    shutil.copyfile(source, folder / source.name)
-    files = [source.name]
-    ours = About.beside(source)
-    if ours.sha256 and ours.sha256 == sha256_of(source):
-        shutil.copyfile(source.with_name(FILE), folder / FILE)
-        files.append(FILE)
-    return _engine(folder, source.name, files, ())
+    return enginefile.adopt(About, source, folder)
 
 
 def build(request: BuildRequest, folder: Path) -> Engine:
@@ -85,13 +91,8 @@ def build(request: BuildRequest, folder: Path) -> Engine:
         _try_fp16(str(target), slots)
     elif request.device == "cpu":
         _try(str(target), slots)
-    About(request.precision, request.ports, sha256_of(target)).write(folder)
-    return _engine(folder, MODEL, [MODEL, FILE], tuple(notes))
-
-
-def _engine(folder: Path, main: str, files: list[str], notes: tuple[str, ...]) -> Engine:
-    size = sum((folder / name).stat().st_size for name in files)
-    return Engine(str(folder / main), tuple(files), size, notes)
+    enginefile.write(About(request.precision, request.ports), target)
+    return enginefile.engine_of(folder, MODEL, enginefile.FILE, notes=tuple(notes))
 
 
 def _source_notes(path: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Optional
 
-from backends.litert.about import About
+from backends.litert.building import About
 from backends.litert.compiled import Target
 from harness.errors import BackendError, UnavailableError, UnsupportedError
 from harness.types import Precision, Settings

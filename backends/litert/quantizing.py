@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from backends import feeds
 from backends.litert import flatfile, readying
 from backends.litert.flatfile import COMPUTE, Graph
 from backends.litert.runtime import SETUP, classified, quiet, version_of
-from backends.litert.slots import Slots, checked
+from backends.litert.slots import Slots
 from harness.backend import BuildRequest, Calibration
 from harness.errors import BackendError, UnavailableError, UnsupportedError
 
@@ -158,7 +159,7 @@ class _Feeds:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for feed in self._calibration.feeds():
-            arrays = checked(self._slots.inputs, feed)
+            arrays = feeds.checked((slot.spec for slot in self._slots.inputs), feed)
             yield {slot.name: slot.to_file(arrays[slot.spec.name]) for slot in self._slots.inputs}
 
     def __len__(self) -> int:

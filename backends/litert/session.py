@@ -8,8 +8,9 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from backends import feeds
 from backends.litert.runtime import classified
-from backends.litert.slots import Shape, Slot, Slots, checked
+from backends.litert.slots import Shape, Slot, Slots
 from harness.backend import Feed
 from harness.errors import BackendError
 from harness.types import Array, Executed, TensorSpec
@@ -101,7 +102,7 @@ class LiteRtSession:
         if self._closed:
             _run_closed()
         self._unbind(_run_unbound)
-        arrays = checked(self._slots.inputs, feed)
+        arrays = feeds.checked(self.inputs, feed)
         shapes = [slot.shape_in_file(arrays[slot.spec.name].shape) for slot in self._slots.inputs]
         try:
             puts, takes, run = self._allocate(shapes)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Optional, cast
+from typing import Any, Optional
 
 import numpy as np
 
-from harness.backend import Feed
 from harness.errors import BackendError, UnsupportedError
 from harness.types import Array, Port, Ports, TensorSpec
 
@@ -179,31 +178,3 @@ def _fixed(spec: TensorSpec, declared: Shape, *, told: bool) -> TensorSpec:
         for want, have in zip(spec.shape, declared)
     )
     return TensorSpec(spec.name, spec.dtype, shape)
-
-
-def checked(slots: tuple[Slot, ...], feed: Feed) -> dict[str, Array]:
-    """The feed, in the inputs' order. Raises UnsupportedError that names the input."""
-    known = [slot.spec.name for slot in slots]
-    extra = sorted(set(feed) - set(known))
-    if extra:
-        raise UnsupportedError(
-            f"the model has no input {extra[0]!r} (its inputs: {', '.join(known) or 'none'})"
-        )
-    for slot in slots:
-        spec = slot.spec
-        if spec.name not in feed:
-            raise UnsupportedError(f"the feed lacks the input {spec}")
-        array = cast("object", feed[spec.name])
-        if not isinstance(array, np.ndarray):
-            raise UnsupportedError(f"input {spec} was given {type(array).__name__}, not an array")
-        if array.dtype != np.dtype(spec.dtype):
-            raise UnsupportedError(f"input {spec} was given {array.dtype}")
-        if not _fits(array.shape, spec):
-            raise UnsupportedError(f"input {spec} was given the shape {list(array.shape)}")
-    return {name: feed[name] for name in known}
-
-
-def _fits(shape: Shape, spec: TensorSpec) -> bool:
-    return len(shape) == len(spec.shape) and all(
-        have == want for have, want in zip(shape, spec.shape) if isinstance(want, int)
-    )

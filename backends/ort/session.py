@@ -9,17 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Callable, Optional, cast
+from typing import Any, Callable, Optional
 
 import numpy as np
 
+from backends import feeds
 from backends.ort.openings import Opening
 from backends.ort.runtime import classified, specs
 from harness.backend import Feed
-from harness.errors import UnsupportedError
 from harness.types import Array, Executed, TensorSpec
-
-_Bound = tuple[str, Any, tuple[int, ...], "np.dtype[Any]"]
 
 _ALIGNMENT_BYTES = 64
 """Of a cache line, and what ONNX Runtime gives its own tensors: latencies then don't depend on
@@ -55,17 +53,9 @@ class OrtSession:
 
     def bind(self, feed: Feed) -> None:
         """Copy the feed in; validate it and allocate when its names or shapes are new."""
-        bound = self._bound
-        if bound is None or len(feed) != len(bound):
+        if not feeds.refill(self._bound, feed):
             self._rebind(feed)
-            return
-        for name, buffer, shape, dtype in bound:
-            array = feed.get(name)
-            if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
-                self._rebind(feed)
-                return
-            buffer[...] = array
-        if self._views is None:
+        elif self._views is None:
             self._bind_outputs()
 
     def run(self) -> None:
@@ -97,7 +87,7 @@ class OrtSession:
     # -- binding --------------------------------------------------------------------------------
 
     def _unbind(self, run: Callable[[], None]) -> None:
-        self._bound: Optional[tuple[_Bound, ...]] = None
+        self._bound: tuple[feeds.Bound, ...] = ()
         self._views: Optional[dict[str, Any]] = None
         self._binding: Any = None
         self._run = run
@@ -107,7 +97,8 @@ class OrtSession:
         if self._session is None:
             _run_closed()
         self._unbind(_run_unbound)
-        arrays = checked(self.inputs, feed)
+        # No dimensions: a scalar, or a model that doesn't tell; the runtime checks the former.
+        arrays = feeds.checked(self.inputs, feed, ranks_told=False)
         binding = self._session.io_binding()
         bound = []
         try:
@@ -176,38 +167,11 @@ class OrtDeviceSession(OrtSession):
     def bind(self, feed: Feed) -> None:
         """Copy the feed in, and from there to the device."""
         super().bind(feed)
-        for name, buffer, _, _ in self._bound or ():
+        for name, buffer, _, _ in self._bound:
             self._binding.bind_cpu_input(name, buffer)
 
     def _bind_input(self, binding: Any, name: str, buffer: Any) -> None:
         """Left to :meth:`bind`, which does it for every feed."""
-
-
-def checked(inputs: Sequence[TensorSpec], feed: Feed) -> dict[str, Array]:
-    """The feed in the inputs' order. Raises UnsupportedError, naming the input that is wrong."""
-    wanted = {spec.name: spec for spec in inputs}
-    extra = sorted(set(feed) - set(wanted))
-    if extra:
-        known = ", ".join(wanted) or "none"
-        raise UnsupportedError(f"the model has no input {extra[0]!r} (its inputs: {known})")
-    for name, spec in wanted.items():
-        if name not in feed:
-            raise UnsupportedError(f"the feed lacks the input {spec}")
-        array = cast("object", feed[name])
-        if not isinstance(array, np.ndarray):
-            raise UnsupportedError(f"input {spec} was given {type(array).__name__}, not an array")
-        if array.dtype != np.dtype(spec.dtype):
-            raise UnsupportedError(f"input {spec} was given {array.dtype}")
-        # No dimensions: a scalar, or a model that doesn't tell; the runtime checks the former.
-        if spec.shape and not _fits(array.shape, spec):
-            raise UnsupportedError(f"input {spec} was given the shape {list(array.shape)}")
-    return {name: feed[name] for name in wanted}
-
-
-def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
-    return len(shape) == len(spec.shape) and all(
-        have == want for have, want in zip(shape, spec.shape) if isinstance(want, int)
-    )
 
 
 def symbols(inputs: Sequence[TensorSpec], shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:

@@ -7,6 +7,7 @@ import pprint
 from pathlib import Path
 from typing import Any, Optional
 
+from backends import enginefile
 from backends.ov import build as building
 from backends.ov.device import (
     check_properties,
@@ -123,7 +124,7 @@ class OpenVino:
         """Compile the IR for the device."""
         core = load().Core()
         target = resolve(device, core.available_devices)
-        about = building.About.beside(engine)
+        about = enginefile.beside(building.About, engine)
         wanted = properties(about.precision, target, settings)
         check_properties(core, target, wanted, settings)
         pins = pinning(about.inputs, settings, safe=about.static)
@@ -131,7 +132,7 @@ class OpenVino:
 
     def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
         """A script with the properties and shapes that ``open`` uses. Needs no openvino."""
-        about = building.About.beside(engine)
+        about = enginefile.beside(building.About, engine)
         target = parse(device)
         pins = pinning(about.inputs, settings, safe=about.static)
         values: dict[str, Any] = {

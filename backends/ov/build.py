@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from backends import enginefile
 from backends.ov import compression
 from backends.ov.mending import mend
 from backends.ov.ports import adopt
@@ -18,7 +16,6 @@ from harness.errors import UnsupportedError
 from harness.types import Engine, Precision, TensorSpec
 
 MODEL = "model.xml"
-ABOUT = "engine.json"
 
 WEIGHT_TYPES = {
     Precision.INT8_WEIGHTS: ("i8", "u8"),
@@ -34,35 +31,11 @@ class About:
     """What ``engine.json`` beside the IR says, since an engine is opened without its candidate.
 
     precision None, and no inputs: an IR that isn't ours. static: whether fixed shapes are safe.
-    sha256: of the IR's file, which tells whether it belongs to an IR that was moved.
     """
 
     precision: Optional[Precision] = None
     inputs: tuple[TensorSpec, ...] = ()
     static: bool = True
-    sha256: Optional[str] = None
-
-    def write(self, folder: Path) -> None:
-        """Write it beside the IR."""
-        values = {
-            "precision": str(self.precision),
-            "inputs": [[spec.name, spec.dtype, list(spec.shape)] for spec in self.inputs],
-            "static": self.static,
-            "sha256": self.sha256,
-        }
-        (folder / ABOUT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def beside(cls, engine: Engine) -> About:
-        """Read it, if it is there."""
-        path = Path(engine.path).with_name(ABOUT)
-        if not path.is_file():
-            return cls()
-        values = json.loads(path.read_text(encoding="utf-8"))
-        inputs = tuple(
-            TensorSpec(name, dtype, tuple(dims)) for name, dtype, dims in values["inputs"]
-        )
-        return cls(Precision(values["precision"]), inputs, values["static"], values["sha256"])
 
 
 def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
@@ -99,10 +72,9 @@ def build(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
         Path(path).unlink()
     static = not _count(model, "FakeQuantize") or _count(model, "MatMul") < _FUSED_FROM
     notes += [] if static else ["shapes left open: several int8 matrix products"]
-    About(request.precision, inputs, static, _sha256(folder / MODEL)).write(folder)
-    files = tuple(sorted(path.name for path in folder.iterdir()))
-    size = sum((folder / name).stat().st_size for name in files)
-    return Engine(str(folder / MODEL), files, size, tuple(notes))
+    enginefile.write(About(request.precision, inputs, static), folder / MODEL)
+    others = sorted({path.name for path in folder.iterdir()} - {MODEL})
+    return enginefile.engine_of(folder, MODEL, *others, notes=tuple(notes))
 
 
 def copy(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
@@ -114,25 +86,8 @@ def copy(openvino: Any, request: BuildRequest, workdir: str) -> Engine:
     specs(model.inputs)
     specs(model.outputs)
     source = Path(request.model)
-    found = [path for path in (source, source.with_suffix(".bin")) if path.is_file()]
-    found += [source.with_name(ABOUT)] if _is_ours(source) else []
-    for path in found:
-        shutil.copyfile(path, Path(workdir, path.name))
-    size = sum(Path(workdir, path.name).stat().st_size for path in found)
-    return Engine(str(Path(workdir, source.name)), tuple(path.name for path in found), size)
-
-
-def _is_ours(source: Path) -> bool:
-    """Whether an ``engine.json`` of ours lies beside it that was written for it."""
-    try:
-        said = json.loads(source.with_name(ABOUT).read_text(encoding="utf-8"))
-        return bool(said["sha256"] == _sha256(source))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    weights = source.with_suffix(".bin")
+    return enginefile.adopt(About, source, Path(workdir), *([weights] if weights.is_file() else []))
 
 
 def _packed(model: Any, precision: Precision) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from backends import feeds
 from backends.ov import executed as execution
 from backends.ov.device import Pinning, Target
 from backends.ov.runtime import classified, raise_classified, specs
@@ -20,8 +21,6 @@ from harness.types import Array, Executed, TensorSpec
 Shapes = dict[str, tuple[int, ...]]
 
 _SILENCE_S = 1.0  # how long nothing completes before slots in flight are looked at
-
-_Slot = tuple[str, Array, tuple[int, ...], "np.dtype[Any]"]
 
 
 @dataclass(frozen=True)
@@ -84,20 +83,8 @@ class OvSession:
 
     def bind(self, feed: Feed) -> None:
         """Copy the feed in; validate it and allocate when its names or shapes are new."""
-        bound = self._bound
-        if len(feed) == len(bound):
-            try:
-                for name, _, shape, dtype in bound:
-                    array = feed[name]
-                    if array.shape != shape or array.dtype != dtype:
-                        break
-                else:
-                    for name, tensor, _, _ in bound:
-                        tensor[...] = feed[name]
-                    return
-            except (KeyError, AttributeError):  # said better by the full validation
-                pass
-        self._rebind(feed)
+        if not feeds.refill(self._bound, feed):
+            self._rebind(feed)
 
     def run(self) -> None:
         """One inference; the outputs stay in the request's own tensors."""
@@ -186,7 +173,7 @@ class OvSession:
         return self._source
 
     def _unbind(self) -> None:
-        self._bound: list[_Slot] = []
+        self._bound: list[feeds.Bound] = []
         self._request: Any = _Nothing()
         self._infer: Callable[..., Any] = self._request.infer
         self._views: Optional[dict[str, Array]] = None
@@ -233,9 +220,9 @@ class OvSession:
                 for index, spec in enumerate(self.outputs)
             }
 
-    def _fill(self, request: Any, feed: Feed) -> list[_Slot]:
+    def _fill(self, request: Any, feed: Feed) -> list[feeds.Bound]:
         """Copy a validated feed into a request's tensors, and what a later copy needs."""
-        filled: list[_Slot] = []
+        filled: list[feeds.Bound] = []
         for name, index in self._index.items():
             array = feed[name]
             tensor = request.get_input_tensor(index)
@@ -249,16 +236,8 @@ class OvSession:
     def _validate(self, feed: Feed) -> Shapes:
         """The feed's shapes. OpenVINO itself casts dtypes and runs without an input."""
         self._opened()
-        missing = [name for name in self._index if name not in feed]
-        extra = [name for name in feed if name not in self._index]
-        if missing or extra:
-            said = [f"without {', '.join(missing)}"] if missing else []
-            said += [f"with unknown {', '.join(extra)}"] if extra else []
-            wants = ", ".join(str(spec) for spec in self.inputs)
-            raise UnsupportedError(f"a feed {' and '.join(said)}; the model takes {wants}")
-        for spec in self.inputs:
-            _check(spec, feed[spec.name])
-        return {name: tuple(feed[name].shape) for name in self._index}
+        arrays = feeds.checked(self.inputs, feed)
+        return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 class _Nothing:
@@ -269,18 +248,6 @@ class _Nothing:
 
     def get_output_tensor(self, _: int) -> Any:
         raise RuntimeError("nothing is bound")
-
-
-def _check(spec: TensorSpec, array: Any) -> None:
-    if not isinstance(array, np.ndarray):
-        raise UnsupportedError(f"{spec.name}: is {type(array).__name__}, not a numpy array")
-    if array.dtype != np.dtype(spec.dtype):
-        raise UnsupportedError(f"{spec.name}: has dtype {array.dtype}; the model takes {spec}")
-    fits = len(array.shape) == len(spec.shape) and all(
-        want is None or want == have for want, have in zip(spec.shape, array.shape)
-    )
-    if not fits:
-        raise UnsupportedError(f"{spec.name}: has shape {array.shape}; the model takes {spec}")
 
 
 __all__ = ["OvSession", "Source"]

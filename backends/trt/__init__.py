@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backends import enginefile
 from backends.trt.about import About
 from backends.trt.library import INSTALL, beside, find
 from backends.trt.options import OPTIONS
@@ -83,14 +84,14 @@ class TensorRt:
         """Load an engine on a GPU; see :mod:`backends.trt.session`."""
         from backends.trt.session import opened
 
-        about = About.beside(engine)
+        about = enginefile.beside(About, engine)
         return opened(find(about.library), about, engine.path, device, settings)
 
     def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
         """A script that runs the engine as ``open`` does. Needs no TensorRT."""
         from backends.trt.deploy import script
 
-        return script(About.beside(engine), Path(engine.path).name, device, settings)
+        return script(enginefile.beside(About, engine), Path(engine.path).name, device, settings)
 
 
 BACKEND = TensorRt()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Optional
 
-from backends.trt.about import ABOUT, ENGINE, About, engine_of, sha256_of
+from backends import enginefile
+from backends.trt.about import ENGINE, About
 from backends.trt.library import NAMES
 from backends.trt.options import parse
 from harness.backend import BuildRequest
@@ -19,26 +19,21 @@ _VERSION_AT = 24  # of an engine's header: where trtexec --getPlanVersionOnly re
 def adopted(request: BuildRequest, folder: Path) -> Engine:
     """A user's engine as it is, with what we said when we made it, or else its header says."""
     shutil.copyfile(request.model, folder / ENGINE)
-    about = _said_of(Path(request.model))
+    about = enginefile.said_of(About, Path(request.model))
     if about is not None:
-        about.write(folder)
         told = f"an engine that enginepick built: {about.library} {about.version}, {about.mode}"
-        return engine_of(folder, (told,))
+        return _kept(about, folder, told)
     with (folder / ENGINE).open("rb") as stream:
         version = _plan_version(stream.read(_VERSION_AT + 4))
     library = _library_of(version) or parse(request.options).library
-    About(library=library, version=version, precision=Precision.AS_IS).write(folder)
+    about = About(library=library, version=version, precision=Precision.AS_IS)
     made = f"made by {library} {version}" if version else "of an unknown version of TensorRT"
-    return engine_of(folder, (f"an engine of the user's, {made}",))
+    return _kept(about, folder, f"an engine of the user's, {made}")
 
 
-def _said_of(model: Path) -> Optional[About]:
-    """The ``engine.json`` beside an engine, where it is ours and was written for this one."""
-    try:
-        about = About.decoded(json.loads(model.with_name(ABOUT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return about if about.sha256 == sha256_of(model) else None
+def _kept(about: About, folder: Path, note: str) -> Engine:
+    enginefile.write(about, folder / ENGINE)
+    return enginefile.engine_of(folder, ENGINE, enginefile.FILE, notes=(note,))
 
 
 def _plan_version(header: bytes) -> Optional[str]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from backends import enginefile
 from backends.trt import calibrator, layers, network, targets, timing
-from backends.trt.about import CALIBRATION, ENGINE, About, engine_of, sha256_of
+from backends.trt.about import CALIBRATION, ENGINE, About
 from backends.trt.adopted import adopted
 from backends.trt.gpu import Place, Uploads, place
 from backends.trt.library import Library, find
@@ -186,10 +187,11 @@ class _Build:
             device_memory_bytes=_most(text, r"Total Activation Memory: (\d+) bytes"),
             weights_bytes=_most(text, r"Total Weights Memory: (\d+) bytes"),
             build_options=job.request.options,
-            sha256=sha256_of(self.folder / ENGINE),
         )
-        about.write(self.folder)
-        return engine_of(self.folder, (*_told(about, job, found), *self.notes))
+        enginefile.write(about, self.folder / ENGINE)
+        cached = [CALIBRATION] if (self.folder / CALIBRATION).is_file() else []
+        notes = (*_told(about, job, found), *self.notes)
+        return enginefile.engine_of(self.folder, ENGINE, enginefile.FILE, *cached, notes=notes)
 
 
 def _refuse_impossible(request: BuildRequest, options: Options, library: Library) -> None:

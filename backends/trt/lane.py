@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from backends import feeds
 from backends.trt.buffers import Buffer, output_allocator
 from backends.trt.cuda import SMALLER, Action, Device
 from backends.trt.library import Library
 from backends.trt.log import Log, classified
-from backends.trt.ports import OPEN, Ports, Shape, sizes
+from backends.trt.ports import OPEN, Ports, sizes
 from harness.backend import Feed
 from harness.errors import BackendError, OutOfMemoryError, UnsupportedError
 from harness.types import Array, Phases
@@ -124,20 +123,8 @@ class Lane:
         """
         if self._queued:  # pinned memory may still be on its way to the device
             self.wait()
-        bound = self._bound
-        if self._ready and len(feed) == len(bound):
-            for name, _, shape, dtype in bound:
-                array = feed.get(name)
-                if not isinstance(array, np.ndarray):
-                    break
-                if array.shape != shape or array.dtype != dtype:
-                    break
-            else:
-                for name, view, _, _ in bound:
-                    view[...] = feed[name]
-                self.upload()
-                return
-        self._rebind(feed)
+        if not (self._ready and feeds.refill(self._bound, feed)):
+            self._rebind(feed)
         self.upload()
 
     def upload(self) -> None:
@@ -258,7 +245,7 @@ class Lane:
             self._device.destroy(self._graph)
         self._graph = None
         self._warm = self._ready = False
-        self._bound: list[tuple[str, Array, Shape, Any]] = []
+        self._bound: list[feeds.Bound] = []
         self._uploads: list[Action] = []
         self._downloads: list[Action] = []
         self._open: list[Buffer] = []
@@ -267,7 +254,7 @@ class Lane:
     def _rebind(self, feed: Feed) -> None:
         self._unbind()
         ports = self._loaded.ports
-        arrays = ports.checked(feed)
+        arrays = feeds.checked((port.spec for port in ports.inputs), feed)
         index = ports.profile(arrays)
         if index is not None and index != self._context.active_optimization_profile:
             self._expect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, prod
-from typing import TYPE_CHECKING, Any, Optional, cast
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from backends.trt.about import About
 from backends.trt.library import Library
 from harness.backend import Feed
 from harness.errors import UnsupportedError
-from harness.types import Array, ShapeRange, TensorSpec
+from harness.types import ShapeRange, TensorSpec
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -97,30 +97,6 @@ class Ports:
             tuple(tuple(_range(engine, name, index) for name in wanted) for index in profiles),
         )
 
-    def checked(self, feed: Feed) -> dict[str, Array]:
-        """The feed in the inputs' order.
-
-        Raises:
-            UnsupportedError: names the input that is wrong.
-        """
-        wanted = {port.name: port for port in self.inputs}
-        extra = sorted(set(feed) - set(wanted))
-        if extra:
-            known = ", ".join(wanted) or "none"
-            raise UnsupportedError(f"the engine has no input {extra[0]!r} (its inputs: {known})")
-        for name, port in wanted.items():
-            if name not in feed:
-                raise UnsupportedError(f"the feed lacks the input {port.spec}")
-            array = cast("object", feed[name])
-            if not isinstance(array, np.ndarray):
-                kind = type(array).__name__
-                raise UnsupportedError(f"input {port.spec} was given {kind}, not an array")
-            if array.dtype != port.dtype:
-                raise UnsupportedError(f"input {port.spec} was given {array.dtype}")
-            if not _fits(array.shape, port.shape):
-                raise UnsupportedError(f"input {port.spec} was given the shape {array.shape}")
-        return {name: feed[name] for name in wanted}
-
     def profile(self, arrays: Feed) -> Optional[int]:
         """The optimization profile whose tuned shapes are nearest; None where all are fixed.
 
@@ -195,12 +171,6 @@ def _range(engine: trt.ICudaEngine, name: str, index: int) -> ShapeRange:
 def sizes(dims: Any) -> Shape:
     """TensorRT's ``Dims`` as a tuple."""
     return tuple(int(size) for size in dims)
-
-
-def _fits(shape: Shape, declared: Shape) -> bool:
-    return len(shape) == len(declared) and all(
-        want in (OPEN, have) for have, want in zip(shape, declared)
-    )
 
 
 def _within(shape: Shape, range_: ShapeRange) -> bool:
