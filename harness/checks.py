@@ -19,7 +19,7 @@ import numpy as np
 from harness import datasets, fitting, images, metrics, modelfile, profiles, sources, stateful
 from harness.backend import Program
 from harness.datasets import LABELS, DataRef, Dataset, Header, Layout
-from harness.errors import InputError, Problem
+from harness.errors import InputError, Problem, suggest
 from harness.fitting import Labels, Seen
 from harness.images import Preprocessing
 from harness.metrics import Metric
@@ -349,7 +349,7 @@ def _name_problems(
     extra = [name for name in table if name not in known and name != LABELS]
     problems = []
     for spec in missing:
-        near = datasets.suggest(spec.name, extra)
+        near = suggest(spec.name, extra)
         if near is None and len(missing) == len(extra) == 1:
             near = f'rename the array "{extra[0]}" to "{spec.name}"'
         found = ", ".join(table)
@@ -357,7 +357,7 @@ def _name_problems(
         fix = near or f'save it as "{spec.name}": np.savez(path, **{{"{spec.name}": array}})'
         problems.append(Problem(f"{place}: {spec.name}", what, fix))
     for name in extra:
-        near = datasets.suggest(name, [spec.name for spec in missing])
+        near = suggest(name, [spec.name for spec in missing])
         what = f"the model has no such input; its inputs are: {', '.join(known)}"
         problems.append(Problem(f"{place}: {name}", what, near or "leave this array out"))
     return problems

@@ -54,8 +54,8 @@ from harness.config_values import (
     whole,
     wrong,
 )
-from harness.datasets import is_function
 from harness.errors import InputError, Problem
+from harness.functions import is_function
 from harness.host import Host
 from harness.images import CHANNELS, DTYPES, INTERPOLATIONS, LAYOUTS, Preprocessing
 from harness.metrics import anchored

@@ -7,7 +7,6 @@ its messages are not written for them, so each kind brings its own reader.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -19,6 +18,8 @@ from typing import Any, Optional, TypeVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
+
+from harness.errors import suggest
 
 _DURATION_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _LATENCY_UNITS = {
@@ -267,8 +268,7 @@ def choice(*names: str, make: Callable[[str], Any] = str) -> Reader:
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """A question that names the nearest known word; empty when none is near."""
-    near = difflib.get_close_matches(str(word).lower(), list(known), n=1, cutoff=0.5)
-    return f'did you mean "{near[0]}"?' if near else ""
+    return suggest(str(word).lower(), known) or ""
 
 
 T = TypeVar("T")

@@ -9,15 +9,11 @@ Imported by workers: the standard library of Python 3.9 and numpy only.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import hashlib
-import importlib
-import re
-import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -25,7 +21,8 @@ from typing import Any, Optional
 import numpy as np
 
 from harness.backend import Feed
-from harness.errors import InputError, Problem, StoreError
+from harness.errors import InputError, Problem, StoreError, first_line, suggest
+from harness.functions import load_function
 from harness.types import Array, TensorSpec
 
 LABELS = "labels"
@@ -38,7 +35,6 @@ SHARD_BYTES = 64 * 1024 * 1024
 """About how large :func:`spool` makes a shard."""
 
 _MASK = (1 << 64) - 1
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -379,7 +375,7 @@ def headers(path: str, where: str = "--data") -> dict[str, Header]:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
             table = {name[: -len(".npy")]: _header(archive, name) for name in members}
     except DAMAGE as error:
-        what = f"a damaged .npz: {_first_line(error)}"
+        what = f"a damaged .npz: {first_line(error)}"
         fix = "save it again with np.savez, or copy it again: it may be cut short"
         raise InputError([Problem(place, what, fix)]) from error
     if not table:
@@ -443,11 +439,6 @@ def resolve(source: str, where: str = "--data") -> DataRef:
         labelled=LABELS in tables[paths[0]],
         sha256=digests[0] if len(digests) == 1 else joined,
     )
-
-
-def is_function(source: str) -> bool:
-    """Whether a source names a ``module:function`` rather than a path that exists."""
-    return bool(_FUNCTION.fullmatch(source)) and not Path(source).exists()
 
 
 def _shard_paths(source: str, where: str) -> list[str]:
@@ -537,47 +528,6 @@ def _hash_file(path: str) -> str:
     return digest.hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def suggest(word: str, known: Iterable[str]) -> Optional[str]:
-    """``did you mean "x"?`` for the nearest known word, or None when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f'did you mean "{near[0]}"?' if near else None
-
-
-def load_function(spec: str, where: str) -> Callable[..., Any]:
-    """Import the user's ``module:function``; the working directory comes first on the path.
-
-    The directory stays on the path, since the function may import later. Raises InputError
-    naming ``where``.
-    """
-    if not _FUNCTION.fullmatch(spec):
-        raise InputError([Problem(where, f'"{spec}" is not of the form module:function')])
-    name, _, attribute = spec.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in (name, name.split(".")[0]):
-            what = f"no module {name} in {Path.cwd()}, nor installed"
-            fix = f"run where {name.split('.')[0]}.py is, or set PYTHONPATH"
-        else:
-            what = f"importing {name} raised {type(error).__name__}: {_first_line(error)}"
-            fix = f'python -c "import {name}" shows the whole error'
-        raise InputError([Problem(where, what, fix)]) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        public = [item for item in vars(module) if not item.startswith("_")]
-        what = f"the module {name} has no function {attribute}"
-        raise InputError([Problem(where, what, suggest(attribute, public))])
-    loaded: Callable[..., Any] = function
-    return loaded
-
-
 def spool(
     function_spec: str, folder: str, where: str = "--data", shard_bytes: int = SHARD_BYTES
 ) -> None:
@@ -608,7 +558,7 @@ def _yielded(function: Callable[..., Any], place: str) -> Iterator[Any]:
     try:
         yield from function()
     except Exception as error:
-        what = f"raised {type(error).__name__}: {_first_line(error)}"
+        what = f"raised {type(error).__name__}: {first_line(error)}"
         raise InputError([Problem(place, what, "mend the function, and run again")]) from error
 
 
@@ -628,7 +578,7 @@ def _batch(item: Any, number: int, place: str) -> dict[str, Array]:
         if labels is not None:
             arrays[LABELS] = np.array(labels)
     except ValueError as error:
-        what = f"no array: {_first_line(error)}"
+        what = f"no array: {first_line(error)}"
         raise InputError([Problem(where, what, "yield arrays, one row per sample")]) from error
     problems = _array_problems({n: Header(a.dtype, a.shape) for n, a in arrays.items()}, where)
     if problems:

@@ -17,6 +17,7 @@ This module is imported by workers, so it needs nothing but the standard library
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Optional
@@ -82,3 +83,15 @@ class UnavailableError(BackendError):
 
 class OutOfMemoryError(BackendError):
     """The runtime or the user's limit refused memory."""
+
+
+def first_line(fault: BaseException) -> str:
+    """What an exception says first, since some go on for pages; its kind where it says nothing."""
+    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
+    return lines[0] if lines else type(fault).__name__
+
+
+def suggest(word: str, known: Iterable[str]) -> Optional[str]:
+    """``did you mean "x"?`` for the nearest known word, or None when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f'did you mean "{near[0]}"?' if near else None

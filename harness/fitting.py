@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from math import inf, prod
 from typing import Any, Optional
 
-from harness.datasets import LABELS, Header, suggest
-from harness.errors import Problem
+from harness.datasets import LABELS, Header
+from harness.errors import Problem, suggest
 from harness.metrics import Metric
 from harness.types import TensorSpec
 

@@ -18,8 +18,8 @@ from typing import Any, Optional
 
 import numpy as np
 
-from harness.datasets import LABELS, ShardWriter, suggest
-from harness.errors import InputError, Problem
+from harness.datasets import LABELS, ShardWriter
+from harness.errors import InputError, Problem, suggest
 from harness.types import Array, TensorSpec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")

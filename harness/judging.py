@@ -20,7 +20,7 @@ import numpy as np
 from harness import jobs
 from harness.aggregates import value_of
 from harness.cache import Cache, Entry, file_sha256, key_of, source_sha256
-from harness.datasets import is_function
+from harness.functions import is_function
 from harness.measure import process
 from harness.measure.accuracy import FIXED_FILE, REFERENCE_FILE, SCORES_FILE
 from harness.metrics import parse

@@ -7,7 +7,6 @@ silent absence.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, Union
 
 from harness.backend import API_VERSION, Backend, Converter, ProgramSource
-from harness.errors import InputError, Problem, UnavailableError
+from harness.errors import InputError, Problem, UnavailableError, suggest
 from harness.types import Probe
 
 _HIDDEN = frozenset({"null"})  # a fake, for tests: it must never win a sweep by default
@@ -192,9 +191,8 @@ def _location(point: EntryPoint) -> PlugInLocation:
 
 def _unknown(name: str, kind: Kind[Any]) -> Problem:
     known = names(kind)
-    close = difflib.get_close_matches(name, known, n=1)
     listing = ", ".join(known) or "none is installed"
-    hint = f"did you mean {close[0]!r}?" if close else "enginepick devices"
+    hint = suggest(name, known) or "enginepick devices"
     what = f"there is no {kind.noun} {name!r}; the {kind.noun}s are: {listing}"
     return Problem("--backend", what, hint)
 

@@ -13,6 +13,7 @@ from typing import Optional
 
 from harness import datasets, images
 from harness.datasets import DataRef
+from harness.functions import is_function
 from harness.images import Preprocessing
 from harness.types import TensorSpec
 
@@ -41,7 +42,7 @@ def _images(source: Source, folder: str) -> None:
 
 
 SPOOLED: tuple[tuple[Callable[[str], bool], Callable[[Source, str], None]], ...] = (
-    (datasets.is_function, _function),
+    (is_function, _function),
     (images.is_folder, _images),
 )
 """(is it this kind, write it into a folder as shards). All else is an .npz or a folder of them."""

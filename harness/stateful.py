@@ -17,8 +17,8 @@ from typing import Optional, TypeVar, Union
 import numpy as np
 
 from harness.backend import Feed, Session
-from harness.datasets import LABELS, DataRef, Header, headers, suggest
-from harness.errors import InputError, Problem
+from harness.datasets import LABELS, DataRef, Header, headers
+from harness.errors import InputError, Problem, suggest
 from harness.metrics import Metric, Outputs
 from harness.types import Array, Executed, TensorSpec
 

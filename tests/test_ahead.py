@@ -154,7 +154,7 @@ def test_open_axes_without_data_are_refused_and_shapes_say_what_they_are(tmp_pat
         ("fp32", {"options": {"weight": "3"}}, "these: weights"),
         ("fp32", {"wishes": {"target": "nobody"}}, 'no target "nobody"'),
         ("fp32", {"wishes": {"precisions": []}}, "none named; a build is of one"),
-        ("fp32", {"wishes": {"backends": ["nul"]}}, "did you mean 'null'"),
+        ("fp32", {"wishes": {"backends": ["nul"]}}, 'did you mean "null"'),
         ("bf16", {}, "does not execute bf16 natively"),
         (
             "fp32",

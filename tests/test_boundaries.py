@@ -27,8 +27,8 @@ PARENTS_OWN = (
 
 WORKERS = (
     "harness.__init__", "harness.worker", "harness.wire", "harness.jobs", "harness.backend",
-    "harness.types", "harness.errors", "harness.datasets", "harness.evalues", "harness.metrics",
-    "harness.measure", "backends",
+    "harness.types", "harness.errors", "harness.functions", "harness.datasets", "harness.evalues",
+    "harness.metrics", "harness.measure", "backends",
 )  # fmt: skip
 
 # Imports each module of argv[2:] where the packages of argv[1] can't be imported; prints the

@@ -372,7 +372,7 @@ BAD = {
     "labels of another length": (lambda f: change(f, labels=np.zeros(3, int)), "labels", []),
     "no samples": (no_samples, "no samples", []),
     "pickled": (pickled, "pickle", []),
-    "unknown backend": (None, "did you mean 'openvino'", ["--backend", "openvin"]),
+    "unknown backend": (None, 'did you mean "openvino"', ["--backend", "openvin"]),
     "unknown precision": (None, 'did you mean "int8"', ["--precision", "int9"]),
     "unknown metric": (None, 'did you mean "top1"', ["--metric", "topp1"]),
     "unknown target": (None, 'no target "nuc"', ["--target", "nuc"]),

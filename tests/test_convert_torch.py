@@ -143,7 +143,7 @@ class TestRead:
             TensorSpec("hidden", "float32", ("batch", 9, 8)),
         )
         assert found.format == "pt2"
-        assert found.name == "masked"
+        assert found.name == "programs.masked"
         assert found.size_bytes == 4 * (50 * 8 + 8 * 3 + 3)
         assert ("aten.embedding", 1) in found.operators
         assert found.notes == ()

@@ -25,6 +25,7 @@ from harness.datasets import (
     stages,
 )
 from harness.errors import InputError, StoreError
+from harness.functions import is_function
 from harness.types import TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -672,6 +673,6 @@ def test_a_full_disk_is_said(
 def test_a_function_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "odd:name").write_text("")
-    assert datasets.is_function("package.module:function")
-    assert not datasets.is_function("odd:name")
-    assert not datasets.is_function("folder/data.npz")
+    assert is_function("package.module:function")
+    assert not is_function("odd:name")
+    assert not is_function("folder/data.npz")

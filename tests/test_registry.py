@@ -87,7 +87,7 @@ def test_an_unknown_name_is_the_users_mistake(call: Callable[[str], object]) -> 
         call("openvinno")
     (problem,) = caught.value.problems
     assert "onnxruntime" in problem.what
-    assert problem.fix == "did you mean 'openvino'?"
+    assert problem.fix == 'did you mean "openvino"?'
 
 
 def test_a_name_like_no_other_gets_the_list() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from backends.convert import checking, pt2
-from harness.errors import InputError, Problem
+from harness.errors import InputError, Problem, first_line
 
 LARGEST_BATCH = 1024
 """The bound of an open batch: ExecuTorch plans memory for bounded sizes only."""
@@ -63,7 +63,7 @@ def _plain_outputs(example: Example, where: str) -> Example:
         with torch.no_grad(), pt2.quiet():
             returned = example.module(*example.args, **example.kwargs)
     except Exception as fault:
-        what = f"forward() raised {type(fault).__name__}: {pt2.first_line(fault)}"
+        what = f"forward() raised {type(fault).__name__}: {first_line(fault)}"
         fix = "return inputs that forward() takes: model(*inputs), or model(**inputs), must work"
         raise InputError([Problem(where, what, fix)]) from fault
     return example if _is_plain(returned) else replace(example, module=_named(example.module))
@@ -73,7 +73,7 @@ def _as_given(example: Example, where: str) -> Any:
     try:
         return _exported(example)
     except Exception as fault:
-        what = f"torch.export.export raised {type(fault).__name__}: {pt2.first_line(fault)}"
+        what = f"torch.export.export raised {type(fault).__name__}: {first_line(fault)}"
         fix = "the same call in Python shows the whole error and where in the model it is"
         raise InputError([Problem(where, what, fix)]) from fault
 
@@ -97,7 +97,7 @@ def _batched(example: Example) -> tuple[Any, str]:
         program = _exported(Example(example.module, args, kwargs, _by_argument(example, shapes)))
         told = _told_apart(program, leaves, others, both)
     except Exception as fault:  # noqa: BLE001 - whatever a model does with shapes
-        return None, pt2.first_line(fault)
+        return None, first_line(fault)
     return (program, "") if told else (None, "the first axis isn't one of independent samples")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from backends.convert import checking, onnxfile, pt2, shapes
 from backends.convert.exporting import LARGEST_BATCH
 from harness.backend import API_VERSION, Converted, ConvertRequest, Feed
-from harness.errors import BackendError, UnsupportedError
+from harness.errors import BackendError, UnsupportedError, first_line
 from harness.types import Array, Environment, Port, Ports, Probe, TensorSpec
 
 _FEW_INDICES = 64
@@ -69,7 +69,7 @@ class Onnx2Fx:
                 failures.append(fault)
                 continue
             return Converted(path, ports, (note, *_said_of(ports, request)))
-        raise BackendError(f"{self.name}: {pt2.first_line(failures[-1])}") from failures[-1]
+        raise BackendError(f"{self.name}: {first_line(failures[-1])}") from failures[-1]
 
 
 _Trace = Callable[[Any, Any, Feed, Sequence[str]], Any]

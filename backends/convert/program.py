@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 from backends.convert import archives, pt2
 from backends.convert.exporting import Example, export
 from harness.backend import API_VERSION, Program
-from harness.errors import InputError, Problem
+from harness.errors import InputError, Problem, first_line
+from harness.functions import is_function, load_function
 from harness.types import Environment, Probe
 
 SUFFIXES = (".pt2", ".ptl", ".pt", ".pth")
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PAIR, _TRIPLE = 2, 3
 _RETURN = (
     "return (model, inputs): an nn.Module, and a tuple of tensors or a dict of forward()'s "
@@ -40,7 +37,7 @@ class TorchSource:
         """A ``.pt2``, ``.ptl``, ``.pt`` or ``.pth``, or a function that is no path."""
         if Path(source).suffix.lower() in SUFFIXES:
             return True
-        return bool(_FUNCTION.fullmatch(source)) and not Path(source).exists()
+        return is_function(source)
 
     def probe(self) -> Probe:
         """Whether torch is installed."""
@@ -59,7 +56,7 @@ class TorchSource:
             _save(torch, program, str(path), source)
         found = pt2.ports(program)
         return Program(
-            name=Path(source).stem if is_file else source.partition(":")[2],
+            name=Path(source).stem if is_file else source.replace(":", "."),
             path=str(path),
             format="pt2",
             sha256=pt2.sha256(program),
@@ -79,7 +76,7 @@ def _loaded(torch: Any, path: str) -> tuple[Any, tuple[str, ...]]:
             return torch.export.load(path), ()
     except Exception as fault:
         wrote = archives.written_by(path)
-        what = f"torch {torch.__version__} can't load it: {pt2.first_line(fault)}"
+        what = f"torch {torch.__version__} can't load it: {first_line(fault)}"
         fix = f"export it with this version of torch; {archives.EXPORT}"
         if "CUDA" in what:
             fix = _ON_CPU
@@ -93,19 +90,20 @@ def _save(torch: Any, program: Any, path: str, source: str) -> None:
         with pt2.quiet():
             torch.export.save(program, path)
     except Exception as fault:
-        what = f"the exported program can't be saved: {pt2.first_line(fault)}"
+        what = f"the exported program can't be saved: {first_line(fault)}"
         fix = "let forward() take and return tensors, tuples, lists and dicts of them"
         raise InputError([Problem(source, what, fix)]) from fault
 
 
 def _called(torch: Any, source: str) -> tuple[Any, tuple[str, ...]]:
     """What the user's function returns, exported, and what there is to say about it."""
-    function = _function(source)
+    with pt2.quiet():
+        function = load_function(source, source)
     try:
         with pt2.quiet():
             returned = function()
     except Exception as fault:
-        what = f"raised {type(fault).__name__}: {pt2.first_line(fault)}"
+        what = f"raised {type(fault).__name__}: {first_line(fault)}"
         raise InputError([Problem(source, what, "mend the function, and run again")]) from fault
     if isinstance(returned, torch.export.ExportedProgram):
         return returned, ()
@@ -189,43 +187,6 @@ def _trains(torch: Any, program: Any) -> bool:
         for graph in pt2.graphs(program)
         for node in graph.nodes
     )
-
-
-def _function(source: str) -> Callable[[], Any]:
-    """Import the user's function; the working directory comes first on the path, and stays."""
-    name, _, attribute = source.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    importlib.invalidate_caches()
-    try:
-        with pt2.quiet():
-            module = importlib.import_module(name)
-    except Exception as fault:
-        if isinstance(fault, ModuleNotFoundError) and fault.name in (name, name.split(".")[0]):
-            what = f"no module {name} in {Path.cwd()}, nor installed"
-            fix = f"run where {name.split('.')[0]}.py is, or set PYTHONPATH"
-            if name.endswith(".py"):
-                fix = f"a module is named as import does: {name[:-3]}:{attribute}"
-        else:
-            what = f"importing {name} raised {type(fault).__name__}: {pt2.first_line(fault)}"
-            fix = f'python -c "import {name}" shows the whole error'
-        raise InputError([Problem(source, what, fix)]) from fault
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise InputError(
-            [Problem(source, f"the module {name} has no function {attribute}", _near(module))]
-        )
-    found: Callable[[], Any] = function
-    return found
-
-
-def _near(module: Any) -> Optional[str]:
-    own = [
-        name
-        for name, value in vars(module).items()
-        if callable(value) and getattr(value, "__module__", "") == module.__name__
-    ]
-    return f"it has {', '.join(sorted(own))}" if own else None
 
 
 def _shown(value: Any) -> str:

@@ -292,14 +292,8 @@ def open_axes(program: Any) -> Optional[Any]:
     return (tuple(found),) if any(found) else None
 
 
-def first_line(fault: BaseException) -> str:
-    """What an exception says first; PyTorch's texts go on for pages."""
-    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
-    return lines[0] if lines else type(fault).__name__
-
-
 __all__ = [
-    "BATCH", "DTYPES", "INSTALL", "changed", "dtype_name", "first_line", "flat", "graphs",
+    "BATCH", "DTYPES", "INSTALL", "changed", "dtype_name", "flat", "graphs",
     "import_torch", "load", "open_axes", "operators", "original", "output_names", "ports", "probe",
     "quiet", "runner", "sha256", "size_bytes", "tensors",
 ]  # fmt: skip

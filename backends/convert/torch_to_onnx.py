@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from backends.convert import checking, onnxfile, pt2
 from harness.backend import API_VERSION, Converted, ConvertRequest
-from harness.errors import BackendError, UnsupportedError
+from harness.errors import BackendError, UnsupportedError, first_line
 from harness.types import Environment, Ports, Probe
 
 OPSET = 18
@@ -81,7 +81,7 @@ def _classified(fault: BaseException) -> BackendError:
                 "write that part of the model with other operators, or pass a translation of it "
                 "to torch.onnx.export (custom_translation_table) and sweep the ONNX",
             )
-    return BackendError(f"torch.onnx.export failed: {pt2.first_line(fault)}")
+    return BackendError(f"torch.onnx.export failed: {first_line(fault)}")
 
 
 def _finish(request: ConvertRequest, path: str) -> None:

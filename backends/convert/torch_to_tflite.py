@@ -11,7 +11,7 @@ import numpy as np
 
 from backends.convert import checking, pt2
 from harness.backend import API_VERSION, Converted, ConvertRequest, Feed
-from harness.errors import BackendError, UnsupportedError
+from harness.errors import BackendError, UnsupportedError, first_line
 from harness.types import Array, Environment, Port, Ports, Probe, TensorSpec
 
 INSTALL = "enginepick setup litert-torch"
@@ -119,7 +119,7 @@ def _classified(fault: BaseException) -> BackendError:
             f"litert-torch has no lowering for {match.group(1)}",
             "write that part of the model with other operators",
         )
-    return BackendError(f"litert-torch failed: {pt2.first_line(fault)}")
+    return BackendError(f"litert-torch failed: {first_line(fault)}")
 
 
 def _interpreter(path: str) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from harness.datasets import is_function, load_function
+from harness.functions import is_function, load_function
 from harness.metrics import pooled, scores, text
 from harness.metrics.closeness import Comparer, Comparison, compare
 from harness.metrics.names import anchored, parse, short

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Optional
 
-from harness.datasets import suggest
-from harness.errors import InputError, Problem
+from harness.errors import InputError, Problem, suggest
 
 _NAME = re.compile(r"(?P<base>[^(@]*)(\((?P<options>.*?)\))?(@(?P<output>.*))?", re.DOTALL)
 _OPTION = re.compile(r'\s*(?P<key>[^=,"]*?)\s*=\s*(?P<value>"[^"]*"|[^",]*?)\s*(,|$)')
