@@ -16,7 +16,7 @@ RECIPE = "as-is"
 ABOUT = "engine.json"
 """Where adapters write down what the engine beside it is."""
 
-MODELS = {".onnx", ".tflite", ".pt2", ".pt", ".npz"}
+MODELS = {".onnx", ".tflite", ".pt2", ".ptl", ".pt", ".pth", ".npz"}
 """What an engine may have been made of, and isn't part of it."""
 
 
@@ -84,6 +84,8 @@ def problems(
             kinds = [kind for kind in kinds if kind.startswith(".")]
             what = f"{each}: none of the chosen backends reads such engines"
             fix = f"they read: {', '.join(kinds) or 'none at all'}"
+            if Path(each).suffix.lower() in MODELS:
+                fix += f"; is it the model? enginepick sweep {each}"
             found.append(Problem(where, what, fix))
     return found
 

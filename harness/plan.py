@@ -229,7 +229,7 @@ def _refuse_format(
     wanted = known.capabilities.formats
     ways = [(known.name, model_format, wanted)]
     if offer.recipe in SHARED:
-        ways += [("what makes this recipe", model_format, ("onnx",)), (known.name, "onnx", wanted)]
+        ways += [("this recipe's quantizer", model_format, ("onnx",)), (known.name, "onnx", wanted)]
     for reader, given, formats in ways:
         route = routes.find(given, formats, tools)
         if isinstance(route, routes.NoRoute):

@@ -46,6 +46,7 @@ from harness.backend import (
 )
 from harness.datasets import CalibrationSet, DataRef, Dataset
 from harness.errors import (
+    BackendError,
     InputError,
     OutOfMemoryError,
     UnavailableError,
@@ -178,6 +179,7 @@ class Worker:
         start = perf_counter_ns()
         with scratch():
             converted = converter.convert(request, job.workdir)
+        require_inside(converted.path, job.workdir)
         return jobs.Conversion(converted, perf_counter_ns() - start)
 
     def _unroll(self, job: jobs.UnrollJob) -> DataRef:
@@ -215,6 +217,7 @@ class Worker:
         start = perf_counter_ns()
         with scratch():
             engine = backend.build(request, job.workdir)
+        require_inside(engine.path, job.workdir)
         return jobs.Built(engine, perf_counter_ns() - start)
 
     def _open(self, job: jobs.OpenJob) -> jobs.Opened:
@@ -465,6 +468,12 @@ def calibration(
     if samples is None:
         return None
     return CalibrationSet(samples.data, inputs, samples.indices())
+
+
+def require_inside(made: str, folder: str) -> None:
+    """That a plug-in made its file where it was told to; what lies elsewhere isn't kept."""
+    if Path(folder) not in Path(made).parents:
+        raise BackendError(f"made {made}, which isn't in the folder that it was given")
 
 
 def checking_feeds(job: jobs.ConvertJob) -> Iterator[Feed]:

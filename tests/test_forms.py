@@ -50,6 +50,8 @@ class Shout:
             time.sleep(600)
         if said == "memory":
             bytearray(1 << 50)
+        if said == "elsewhere":
+            return Converted(request.model, None, ())
         out = Path(workdir) / "loud" / "model.onnx"
         out.parent.mkdir()
         shutil.copy(request.model, out)
@@ -154,6 +156,7 @@ def test_another_converter_makes_another_engine(workshop, tmp_path):
         ("crash", Status.CRASHED, "SIGSEGV"),
         ("hang", Status.TIMEOUT, "killed"),
         ("memory", Status.OUT_OF_MEMORY, "MemoryError"),
+        ("elsewhere", Status.FAILED, "isn't in the folder that it was given"),
     ],
 )
 def test_what_goes_wrong_is_a_record_of_the_conversion(

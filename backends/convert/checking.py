@@ -14,7 +14,7 @@ from harness.types import Array, Ports, TensorSpec
 AGREES = 1e-3
 """Of an output's largest value: float32 in another order of operations stays far below it."""
 
-_SMALLEST_INTEGERS = 2
+_FEWEST = 2  # values that any integer input takes: ids of the smallest vocabulary, masks
 """Random indices are below it: every table has as many rows."""
 
 
@@ -34,7 +34,7 @@ def _random(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) 
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
-    return rng.integers(0, _SMALLEST_INTEGERS, shape).astype(dtype)
+    return rng.integers(0, _FEWEST, shape).astype(dtype)
 
 
 def to_file(feed: Feed, ports: Ports) -> dict[str, Array]:
