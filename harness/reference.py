@@ -18,6 +18,7 @@ from harness.datasets import Dataset
 from harness.errors import UnsupportedError
 from harness.measure.accuracy import OutputFile
 from harness.modelfile import ModelInfo
+from harness.outputs import difference
 from harness.plan import reference_backend
 from harness.stateful import Sequences
 from harness.types import Array, Candidate, Precision, Settings
@@ -98,24 +99,3 @@ def _batch_normalization() -> Any:
             return ((scale * (x - mean) / np.sqrt(var + epsilon) + bias).astype(x.dtype),)
 
     return BatchNormalization
-
-
-def difference(ours: metrics.Outputs, theirs: metrics.Outputs) -> float:
-    """The largest difference, relative to each output's largest value; infinite for other shapes.
-
-    An infinity or NaN in the same place of both is no difference.
-    """
-    worst = 0.0
-    for name, value in theirs.items():
-        if name not in ours or ours[name].shape != value.shape:
-            return float("inf")
-        if value.dtype.kind not in "fiub":
-            worst = max(worst, 0.0 if np.array_equal(ours[name], value) else float("inf"))
-            continue
-        wide, got = value.astype(np.float64), np.asarray(ours[name]).astype(np.float64)
-        odd = ~(np.isfinite(wide) & np.isfinite(got))
-        if not np.array_equal(wide[odd], got[odd], equal_nan=True):
-            return float("inf")
-        scale = float(np.abs(wide[~odd]).max(initial=0.0)) or 1.0
-        worst = max(worst, float(np.abs(got[~odd] - wide[~odd]).max(initial=0.0)) / scale)
-    return worst

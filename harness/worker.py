@@ -54,8 +54,9 @@ from harness.errors import (
 )
 from harness.measure import device, energy, nvml, process, slices, warmup
 from harness.measure.accuracy import OutputFile, judge
+from harness.outputs import difference
 from harness.stateful import StatefulSession
-from harness.types import Probe, Scenario, Stage, Status, TensorSpec
+from harness.types import Array, Probe, Scenario, Stage, Status, TensorSpec
 
 PR_SET_PDEATHSIG = 1
 REST_PAUSE_S = 1.0
@@ -504,27 +505,25 @@ def device_bytes(sessions: Iterable[Session]) -> Optional[int]:
     return None if None in known else sum(each or 0 for each in known)
 
 
-def output_error(outputs: dict[str, np.ndarray[Any, Any]], expected: str) -> Optional[float]:
+def output_error(outputs: dict[str, Array], expected: str) -> Optional[float]:
     """The largest difference over all outputs, relative to the largest expected magnitude.
 
     Rows beyond the expected ones (a larger batch) are left out; None if the shapes can't be
-    compared (they depend on the data); infinity when the outputs can't be those of one model.
+    compared (they depend on the data); infinity when the outputs can't be those of one model, as
+    a NaN that isn't expected.
     """
     with OutputFile(expected) as kept:
         reference = kept.read(0)
     if set(reference) != set(outputs):
         return float("inf")
-    worst = 0.0
-    for name, want in reference.items():
-        got = outputs[name]
-        if got.ndim and got.shape[1:] == want.shape[1:]:
-            got = got[: len(want)]
-        if got.shape != want.shape:
-            return None
-        wide_want, wide_got = want.astype(np.float64), got.astype(np.float64)
-        scale = float(np.max(np.abs(wide_want), initial=0.0)) or 1.0
-        worst = max(worst, float(np.max(np.abs(wide_got - wide_want), initial=0.0)) / scale)
-    return worst if np.isfinite(worst) else float("inf")
+    ours = {name: _cut(outputs[name], want) for name, want in reference.items()}
+    if any(ours[name].shape != want.shape for name, want in reference.items()):
+        return None
+    return difference(ours, reference)
+
+
+def _cut(got: Array, want: Array) -> Array:
+    return got[: len(want)] if got.ndim and got.shape[1:] == want.shape[1:] else got
 
 
 def refusal(error: BaseException, stage: Stage) -> jobs.Refused:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Optional
 
 import numpy as np
 
 from harness.backend import ConvertRequest, Feed
 from harness.errors import BackendError
+from harness.outputs import difference as of_sample
 from harness.types import Array, Ports, TensorSpec
 
 AGREES = 1e-3
 """Of an output's largest value: float32 in another order of operations stays far below it."""
 
-_FEWEST = 2  # values that any integer input takes: ids of the smallest vocabulary, masks
-"""Random indices are below it: every table has as many rows."""
+_FEWEST = 2  # random indices are below it: every table has as many rows
 
 
 def samples(request: ConvertRequest, count: int = 2) -> tuple[Feed, ...]:
@@ -58,26 +57,8 @@ def from_file(outputs: Mapping[str, Array], ports: Ports) -> dict[str, Array]:
 
 
 def difference(ours: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]) -> float:
-    """The largest of any output, relative to its largest value; infinite for other shapes.
-
-    Infinities and NaNs in the same places are no difference.
-    """
-    worst = 0.0
-    for got, want in zip(ours, wanted):
-        for name, value in want.items():
-            worst = max(worst, _difference(got.get(name), value))
-    return worst
-
-
-def _difference(got: Optional[Array], wanted: Array) -> float:
-    if got is None or got.shape != wanted.shape:
-        return float("inf")
-    left, right = (np.asarray(each).astype(np.float64) for each in (got, wanted))
-    odd = ~(np.isfinite(left) & np.isfinite(right))
-    if not np.array_equal(left[odd], right[odd], equal_nan=True):
-        return float("inf")
-    scale = float(np.abs(right[~odd]).max(initial=0.0)) or 1.0
-    return float(np.abs(left[~odd] - right[~odd]).max(initial=0.0)) / scale
+    """The largest of any sample; see :func:`harness.outputs.difference`."""
+    return max((of_sample(*both) for both in zip(ours, wanted)), default=0.0)
 
 
 def note(found: float, tool: str, original: str, count: int) -> str:
