@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness import jobs, ownengines, registry, saturation, variants, wire
-from harness.cache import Cache, Entry, key_of, source_sha256
+from harness.cache import Cache, Entry, key_of
 from harness.errors import UnsupportedError
 from harness.forms import Form, Forms
 from harness.profiles import Profile
@@ -148,11 +148,8 @@ class Builder:
         if (backend, device) not in self._saturating:
             usable = self._setup.probes[backend].device(device) is not None
             usable = usable and "onnx" in self._setup.reads(backend)  # as the probe is
-            adapter = source_sha256(self._setup.homes[backend].location.module)
             self._saturating[backend, device] = (
-                saturation.find(self._setup, backend, device, self._cache, adapter)
-                if usable
-                else None
+                saturation.find(self._setup, backend, device, self._cache) if usable else None
             )
         return self._saturating[backend, device]
 
@@ -166,7 +163,7 @@ class Builder:
             "format": FORMAT,
             "model": self._parent(candidate),
             "backend": candidate.backend,
-            "adapter": source_sha256(setup.homes[candidate.backend].location.module),
+            "adapter": setup.homes[candidate.backend].code,
             "versions": probe.versions,
             "precision": candidate.precision.value,
             "recipe": (recipe.name, recipe.params),
@@ -176,6 +173,7 @@ class Builder:
             "calibration": _key(self._calibration(candidate, recipe)),
         }
         # What others are built from stays as it was: their engines are used again.
+        parts |= {"variant": variants.maker()} if recipe.name in variants.DERIVED else {}
         converted = self._conversions(candidate, recipe)
         parts |= {"converted": converted} if converted else {}
         parts |= {"compute capability": ahead, "device": candidate.device} if ahead else {}
@@ -235,9 +233,8 @@ class Builder:
             {
                 "format": FORMAT,
                 "model": source.address,
-                "maker": source_sha256(variants.__name__),
+                "maker": variants.maker(),
                 "recipe": (recipe.name, recipe.params),
-                "tools": variants.tool_versions(),
                 "calibration": _key(calibration),
             }
         )

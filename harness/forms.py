@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import jobs, routes, wire
-from harness.cache import Cache, Entry, key_of, source_sha256
+from harness.cache import Cache, Entry, key_of
 from harness.routes import NoRoute, Route, Tool
 from harness.setup import Setup
 from harness.types import Ports, Stage
@@ -76,7 +76,7 @@ class Forms:
         return {
             "format": FORMAT,
             "tool": (tool.name, tool.probe.versions),
-            "adapter": source_sha256(home.location.module.rpartition(".")[0] or home.package),
+            "adapter": home.code,
             "model": wire.encode((setup.inputs, setup.outputs)),
             "shapes": setup.shapes,
         }

@@ -146,13 +146,14 @@ def _same(run: RunRecord, builds: Sequence[BuildRecord], now: Prepared) -> None:
         ("the backends", run.probes, tuple(known.probe for known in now.knowns)),
         *engines_then_and_now(builds, now),
     )
-    problems = [
-        Problem(run.run_id, f"{name} changed since this run began", "start a new sweep")
-        for name, before, after in checks
-        if before != after
-    ]
-    if problems:
-        raise InputError(problems)
+    changed = [name for name, before, after in checks if before != after]
+    if changed:
+        raise _changed(run.run_id, *changed)
+
+
+def _changed(run_id: str, *names: str) -> InputError:
+    what = "changed since this run began"
+    return InputError([Problem(run_id, f"{name} {what}", "start a new sweep") for name in names])
 
 
 def head(prepared: Prepared) -> RunRecord:
@@ -269,15 +270,18 @@ class _Sweep:
 
     def _build(self) -> dict[EngineKey, tuple[Engine, str]]:
         """Every engine that can be made, with its address in the cache."""
-        known = {engine_key(each) for each in self._earlier.builds} if self._earlier else set()
+        earlier = {engine_key(b): b for b in self._earlier.builds} if self._earlier else {}
         reference = [self._prepared.reference] if self._prepared.reference else []
         wanted = {each.engine_key: each for each in (*reference, *self._candidates)}
         engines = {}
         for done, (key, candidate) in enumerate(wanted.items()):
             self._listen(Event("build", done, len(wanted), " ".join(key[:3])))
             made = self._builder.make(candidate)
-            if key not in known:
-                self._store.append(made.record)
+            before = earlier.get(key)
+            if before is None or not (before.ok and made.record.ok):
+                self._store.append(made.record)  # of two the last counts
+            elif before.engine_key != made.record.engine_key:
+                raise _changed(self._store.path.stem, f"what makes {' '.join(key[:3])}")
             if made.engine is not None:
                 engines[key] = (made.engine, made.record.engine_key)
         self._listen(Event("build", len(wanted), len(wanted), "done"))

@@ -27,17 +27,18 @@ EXACT_WITHIN = 0.05
 _INPUTS = tuple(TensorSpec(name, str(array.dtype), array.shape) for name, array in FEED.items())
 
 
-def find(setup: Setup, backend: str, device: str, cache: Cache, adapter: str) -> bool | None:
+def find(setup: Setup, backend: str, device: str, cache: Cache) -> bool | None:
     """Whether a backend's int8 products saturate on a device; None where that can't be seen.
 
-    Kept by all that it depends on, adapter (the checksum of the backend's code) included: runtimes
-    choose their kernels by the CPU, and oneDNN by its environment variables too.
+    Kept by all that it depends on, the code included: runtimes choose their kernels by the CPU, and
+    oneDNN by its environment variables too.
     """
     probe = setup.probes[backend]
     place = probe.device(device)
     key = key_of(
         {
-            "backend": (backend, adapter, probe.versions),
+            "backend": (backend, setup.homes[backend].code, probe.versions),
+            "variant": variants.maker(),
             "device": (device, place.name if place else None, sorted(setup.isa)),
             "environment": sorted(
                 pair for pair in os.environ.items() if pair[0].startswith(("ONEDNN_", "DNNL_"))

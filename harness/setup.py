@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from harness import jobs
+from harness.cache import source_sha256
 from harness.child import Child
 from harness.ownengines import OwnEngine
 from harness.profiles import Profile
@@ -34,6 +35,11 @@ class Home:
     def package(self) -> str:
         """The adapter's top-level package."""
         return self.location.module.partition(".")[0]
+
+    @property
+    def code(self) -> str:
+        """The address of all the source that may decide what the adapter makes."""
+        return source_sha256(self.package)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pytest
 from pipeline import LAB, configure, run
 
 from harness.analysis import analyse
+from harness.build import Builder, Made
 from harness.cache import Cache
 from harness.errors import InputError
 from harness.evidence import SPENT
@@ -320,6 +321,32 @@ def test_resuming_with_another_model_is_refused(tmp_path):
     np.savez(data, **arrays)
     with pytest.raises(InputError, match="the data changed"):
         resume(results.run.run_id, str(tmp_path / "results"), LAB, Cache(tmp_path / "cache"))
+
+
+def test_resuming_with_other_code_that_makes_the_engines_is_refused(tmp_path, monkeypatch):
+    results = run(tmp_path)
+    monkeypatch.setattr("harness.setup.source_sha256", lambda _: "another")
+    with pytest.raises(InputError, match="what makes null fp32 source changed since this run"):
+        resume(results.run.run_id, str(tmp_path / "results"), LAB, Cache(tmp_path / "cache"))
+
+
+def test_a_build_that_failed_is_tried_again_and_then_counts(tmp_path, monkeypatch):
+    make = Builder.make
+
+    def slow(self, candidate):
+        made = make(self, candidate)
+        if candidate.precision is Precision.FP32:
+            return made
+        late = {"status": Status.TIMEOUT, "reason": "killed"}
+        return Made(None, made.record.model_copy(update=late))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Builder, "make", slow)
+        first = run(tmp_path, precisions=["fp32", "int8"])
+    assert [each.status for each in analyse(first).summaries] == [Status.OK, Status.TIMEOUT]
+    results = resume(first.run.run_id, str(tmp_path / "results"), LAB, Cache(tmp_path / "cache"))
+    assert [each.status for each in analyse(results).summaries] == [Status.OK, Status.OK]
+    assert [each.ok for each in results.builds] == [True, False, True]
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path, monkeypatch):

@@ -67,12 +67,12 @@ def test_each_runtime_is_asked_once_on_this_host(
     backend: str, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Cache(tmp_path)
-    found = saturation.find(setup, backend, "cpu", cache, "adapter")
+    found = saturation.find(setup, backend, "cpu", cache)
     assert found is not None
     if setup.isa & {"avx512_vnni", "amx_int8"}:
         assert found is False
     monkeypatch.setattr(saturation, "_ask", lambda *_: pytest.fail("asked again"))
-    assert saturation.find(setup, backend, "cpu", cache, "adapter") is found
+    assert saturation.find(setup, backend, "cpu", cache) is found
 
 
 def test_kernels_that_saturate_are_found(
@@ -82,7 +82,7 @@ def test_kernels_that_saturate_are_found(
     if platform.machine() not in {"x86_64", "AMD64"}:
         pytest.skip("oneDNN's switch is for x86")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    if not saturation.find(setup, "openvino", "cpu", Cache(tmp_path), "adapter"):
+    if not saturation.find(setup, "openvino", "cpu", Cache(tmp_path)):
         pytest.skip("this build of OpenVINO takes no notice of oneDNN's switch")
     builder = Builder(setup, Cache(tmp_path))
     nncf = builder.make(Candidate("openvino", Precision.INT8, "nncf", "cpu")).record
@@ -119,7 +119,7 @@ def test_what_a_run_of_the_probe_tells(
 
 def test_a_backend_that_can_not_run_the_probe_tells_nothing(setup: Setup, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    assert saturation.find(setup, "onnxruntime", "gpu:7", cache, "adapter") is None
+    assert saturation.find(setup, "onnxruntime", "gpu:7", cache) is None
     assert not cache.entries()  # it may be able to another time
 
 

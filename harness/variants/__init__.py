@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib import metadata
 
 from harness.backend import Calibration
+from harness.cache import source_sha256
 from harness.errors import BackendError, UnsupportedError
 from harness.types import FLOOR
 from harness.variants.recipes import (
@@ -35,6 +36,7 @@ __all__ = [
     "Recipe",
     "Wishes",
     "make",
+    "maker",
     "own",
     "resolve",
     "tool_versions",
@@ -81,6 +83,11 @@ def make(recipe: Recipe, source: str, out: str, calibration: Calibration | None)
         text = " ".join(str(fault).split())[:1000] or type(fault).__name__
         kind = UnsupportedError if _UNSUPPORTED.search(text) else BackendError
         raise kind(f"the recipe {recipe.name} failed: {text}") from fault
+
+
+def maker() -> tuple[str, tuple[tuple[str, str], ...]]:
+    """What a variant depends on beside its model and recipe: this code, and the tools."""
+    return source_sha256(__name__), tool_versions()
 
 
 def tool_versions() -> tuple[tuple[str, str], ...]:
