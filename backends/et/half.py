@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterable
 from typing import Any
 
 from backends.et.program import Program
@@ -16,51 +18,68 @@ _OPERANDS = ("number", "Tensor")  # tensors may be given as numbers
 def convert(program: Program) -> list[str]:
     """Change the program's graph in place; notes. Inputs and outputs keep their types.
 
-    Normalizations and reductions stay in float32, by casts around them: ExecuTorch's own kernels
-    take the variance of float16 as the difference of two means, which cancels where the mean is
-    large beside the deviation.
+    Normalizations and reductions stay in float32, by casts around them, and what one of them gives
+    another: the square of 300 is beyond float16. ExecuTorch's own kernels take the variance of
+    float16 as the difference of two means, which cancels where the mean is large beside the
+    deviation.
     """
-    import torch
     from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 
     graph = program.graph
     _fuse_conv_bn_(graph)
-    wide = _wide(torch.ops.aten)
     nodes = [node for node in graph.graph.nodes if _is_float(node)]
-    kept = {node for node in nodes if node.target in wide or _is_wide_pool(node)}
+    kept = _kept(nodes)
+    count = len(kept)
+    kept |= {part for node in kept for part in node.users if part.target is operator.getitem}
     clipped = _weights(graph, kept)
     clipped += sum(_clip_scalars(node) for node in nodes if node not in kept)
     for node in list(graph.graph.nodes):
-        if node.op == "placeholder" and node.meta["val"].dtype is torch.float32:
-            _cast_after(graph, node, torch.float16)
+        if node.op == "placeholder" and _is_float(node):
+            _cast_after(graph, node, kept)
         elif node.op == "output":
-            _cast_outputs(graph, node)
+            _cast_outputs(graph, node, kept)
         elif node in kept:
-            _keep(graph, node)
+            _keep(graph, node, kept)
         elif node.op == "call_function":
             _replace_dtype(node)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
     graph.recompile()
-    notes = [f"{len(kept)} normalizations and reductions kept in float32"] if kept else []
+    notes = [f"{count} normalizations and reductions kept in float32"] if count else []
     return notes + ([f"{clipped} constants clipped to float16's range"] if clipped else [])
 
 
-def _wide(aten: Any) -> set[Any]:
+def _kept(nodes: Iterable[Any]) -> set[Any]:
     """What is computed in float32 all the same."""
-    names = (
+    import torch
+
+    aten = torch.ops.aten
+    wide = _named(
+        aten,
         *("layer_norm.default", "native_layer_norm.default", "group_norm.default"),
         *("batch_norm.default", "instance_norm.default", "rms_norm.default"),
         *("_native_batch_norm_legit_no_training.default", "linalg_vector_norm.default"),
         *("mean.default", "mean.dim", "sum.default", "sum.dim_IntList", "cumsum.default"),
         *("var.default", "var.dim", "var.correction", "std.correction", "var_mean.correction"),
         *("pow.Tensor_Scalar", "pow.Tensor_Tensor", "square.default"),
+        *("sqrt.default", "rsqrt.default"),
     )
-    found = set()
-    for name in names:
-        packet, overload = name.split(".")
-        found.add(getattr(getattr(aten, packet), overload))
-    return found
+    between = _named(aten, "add.Tensor", "add.Scalar", "clamp.default", "clamp_min.default")
+    kept = {node for node in nodes if node.target in wide or _is_wide_pool(node)}
+    kept |= {
+        node  # such as the addition of epsilon
+        for node in nodes
+        if node.target in between and kept & {*node.all_input_nodes} and kept >= {*node.users}
+    }
+    return kept | {
+        node  # a square, too
+        for node in nodes
+        if node.target is aten.mul.Tensor and node.args[0] is node.args[1] and kept & {*node.users}
+    }
+
+
+def _named(aten: Any, *names: str) -> set[Any]:
+    return {getattr(getattr(aten, name.split(".")[0]), name.split(".")[1]) for name in names}
 
 
 def _is_wide_pool(node: Any) -> bool:
@@ -136,40 +155,44 @@ def _cast(graph: Any, node: Any, dtype: Any) -> Any:
     return cast
 
 
-def _cast_after(graph: Any, node: Any, dtype: Any) -> None:
-    readers = list(node.users)
+def _cast_after(graph: Any, node: Any, kept: set[Any]) -> None:
+    """To float16, for all readers that aren't kept in float32, as outputs are."""
+    import torch
+
+    readers = [each for each in node.users if each not in kept and each.op != "output"]
     with graph.graph.inserting_after(node):
-        cast = _cast(graph, node, dtype)
+        cast = _cast(graph, node, torch.float16)
     for reader in readers:
         reader.replace_input_with(node, cast)
 
 
-def _cast_outputs(graph: Any, output: Any) -> None:
+def _cast_outputs(graph: Any, output: Any, kept: set[Any]) -> None:
     import torch
 
     casts = {}
     for node in output.all_input_nodes:
-        if _is_float(node):
+        if _is_half(node, kept):
             with graph.graph.inserting_before(output):
                 casts[node] = _cast(graph, node, torch.float32)
     for node, cast in casts.items():
         output.replace_input_with(node, cast)
 
 
-def _keep(graph: Any, node: Any) -> None:
+def _keep(graph: Any, node: Any, kept: set[Any]) -> None:
     """Cast what a node reads to float32, and what it gives to float16."""
     import torch
 
     for each in node.all_input_nodes:
-        if _is_float(each) and each.op != "get_attr":
+        if _is_half(each, kept) and each.op != "get_attr":
             with graph.graph.inserting_before(node):
                 node.replace_input_with(each, _cast(graph, each, torch.float32))
-    if not isinstance(node.meta["val"], torch.Tensor):
-        readers = [each for each in node.users if _is_float(each)]
-        for reader in readers:  # the parts of a tuple
-            _cast_after(graph, reader, torch.float16)
-        return
-    _cast_after(graph, node, torch.float16)
+    if isinstance(node.meta["val"], torch.Tensor):
+        _cast_after(graph, node, kept)
+
+
+def _is_half(node: Any, kept: set[Any]) -> bool:
+    """Whether what was float32 before is float16 now, as all is but inputs and what is kept."""
+    return _is_float(node) and node not in kept and node.op != "placeholder"
 
 
 def _replace_dtype(node: Any) -> None:
