@@ -425,6 +425,41 @@ def test_rewriting_changes_no_output(kind, made):
     np.testing.assert_allclose(got.detach().numpy(), eager(kind, given), rtol=1e-4, atol=1e-5)
 
 
+class Written(nn.Module):
+    """Tensors that are constant until they are written to."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("template", torch.zeros(2, 5))
+        self.register_buffer("bias", torch.ones(3))
+
+    def forward(self, x):
+        placed = self.template.clone()
+        placed[:, :3] = x
+        made = torch.tensor([0.0, 0.0])
+        made[0] = x.mean()
+        added = self.bias.clone()
+        added += x[0]
+        parts = self.template.clone().split(1)
+        parts[0][:, :3] += x[0]
+        moved = x * 1.0
+        moved += 1
+        whole = torch.cat([x, x])
+        kept = whole.view(-1) * 1.0
+        whole += 1
+        return placed, made, added, parts[0] + parts[1], x + moved, whole, kept
+
+
+def test_what_is_written_to_is_not_folded():
+    x = torch.randn(2, 3)
+    program = programs.of(torch.export.export(Written(), (x,)))
+    rewrite(program)
+    wanted = Written()(x)
+    for _ in range(2):
+        for got, want in zip(program.graph(x.clone()), wanted, strict=True):
+            assert torch.equal(got, want)
+
+
 def test_weights_beyond_float16_are_clipped_and_said():
     big = nn.Linear(2, 2)
     with torch.no_grad():
@@ -439,6 +474,30 @@ def test_numbers_beyond_float16_are_clipped_so_that_masks_work():
     assert half.convert(program) == ["2 constants clipped to float16's range"]
     (got,) = program.graph(x, mask)
     np.testing.assert_allclose(got.numpy(), HiddenByMin()(x, mask).numpy(), atol=2e-3)
+
+
+@pytest.mark.parametrize("square", [lambda x: x.pow(2), lambda x: x * x])
+@pytest.mark.parametrize("times", [1e-4, 300])
+def test_normalizations_in_parts_stay_in_float32_from_part_to_part(square, times):
+    class Normalizing(nn.Module):
+        def forward(self, x):
+            inner = x - x.mean(-1, keepdim=True)
+            deviation = torch.sqrt(square(inner).mean(-1, keepdim=True) + 1e-12)
+            return inner / deviation, torch.rsqrt(square(x).mean(-1, keepdim=True) + 1e-12) * x
+
+    x = times * torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    program = programs.of(torch.export.export(Normalizing(), (x,)))
+    half.convert(program)
+    for got, wanted in zip(program.graph(x), Normalizing()(x), strict=True):
+        np.testing.assert_allclose(got.numpy(), wanted.numpy(), rtol=5e-3, atol=5e-3)
+
+
+def test_normalizations_read_inputs_and_give_outputs_as_they_are():
+    x = 1e6 * torch.randn(4, 64)
+    norm = nn.LayerNorm(64, elementwise_affine=False)
+    program = programs.of(torch.export.export(norm, (x,)))
+    half.convert(program)
+    np.testing.assert_array_equal(program.graph(x)[0].numpy(), norm(x).numpy())
 
 
 @pytest.mark.parametrize(("window", "notes"), [(7, 0), (16, 1)])

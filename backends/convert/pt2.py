@@ -225,16 +225,16 @@ def operators(program: Any) -> tuple[tuple[str, int], ...]:
 def changed(program: Any) -> list[str]:
     """The buffers and inputs that a call changes.
 
-    The signature of a program as it is exported says nothing of these: they are known when
-    operators that write in place have been replaced, which takes seconds.
+    The signature says it, of a program as it is exported only when operators that write in place
+    have been replaced, which takes seconds.
     """
     torch = import_torch()
     targets = [node.target for graph in graphs(program) for node in graph.nodes]
     operators = [at for at in targets if isinstance(at, torch._ops.OpOverload)]  # noqa: SLF001
-    if not any(operator._schema.is_mutable for operator in operators):  # noqa: SLF001
-        return []
-    with quiet():
-        signature = program.run_decompositions({}).graph_signature
+    signature = program.graph_signature
+    if any(operator._schema.is_mutable for operator in operators):  # noqa: SLF001
+        with quiet():
+            signature = program.run_decompositions({}).graph_signature
     return [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
 
 

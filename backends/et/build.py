@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -66,8 +66,7 @@ def _converted(program: Program, request: BuildRequest) -> tuple[Program, list[s
     if request.precision is Precision.FP32:
         return program, []
     exported = programs.exported(program, request.recipe)  # what the rewritten nodes give is known
-    fresh = programs.of(exported)
-    program = Program(fresh.graph, program.shapes, program.dtypes, fresh.mutable)
+    program = replace(program, graph=programs.of(exported).graph)
     if request.precision is Precision.FP16:
         return program, half.convert(program)
     return quantizing.quantize(program, request)

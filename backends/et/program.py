@@ -37,15 +37,11 @@ _USUAL_LEAST = 2  # what torch calls the least where nothing was said; it takes 
 
 @dataclass(frozen=True)
 class Program:
-    """graph: the module. shapes, dtypes: of its inputs; torch's dtypes.
-
-    mutable: attributes that the program writes to.
-    """
+    """graph: the module. shapes, dtypes: of its inputs; torch's dtypes."""
 
     graph: Any
     shapes: tuple[Shape, ...]
     dtypes: tuple[Any, ...]
-    mutable: frozenset[str] = frozenset()
 
     def ranges(self) -> tuple[Ranges, ...]:
         """The least and the most that each axis of each input takes."""
@@ -79,8 +75,7 @@ def of(exported: Any) -> Program:
     shapes = tuple(
         tuple(_axis(node.name, dim, ranges) for dim in node.meta["val"].shape) for node in inputs
     )
-    mutable = frozenset(exported.graph_signature.buffers_to_mutate.values())
-    return Program(graph, shapes, tuple(node.meta["val"].dtype for node in inputs), mutable)
+    return Program(graph, shapes, tuple(node.meta["val"].dtype for node in inputs))
 
 
 def alone(graph: Any) -> Any:

@@ -8,6 +8,8 @@ that five kernels outside of XNNPACK would run. XNNPACK's quantizer knows ``line
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterator
 from typing import Any, Optional
 
 from backends.et.program import Program
@@ -21,7 +23,7 @@ def rewrite(program: Program) -> dict[str, int]:
     """Change the program's graph in place; how often each rewriting was made."""
     graph = program.graph
     counts = {
-        "constants folded": _folded(graph, program.mutable),
+        "constants folded": _folded(graph),
         "attentions spelled out": _attention(graph),
         "products to linear": _linear(graph),
         "clamps by tensors": _clamps(graph),
@@ -68,28 +70,26 @@ def _swap(graph: Any, node: Any, target: Any, args: tuple[Any, ...]) -> Any:
     return other
 
 
-def _folded(graph: Any, mutable: frozenset[str]) -> int:
+def _folded(graph: Any) -> int:
     """Compute once what depends on constants alone; drop products with 1."""
     import torch
 
     aten = torch.ops.aten
+    written = _written(graph)
     count = 0
     for node in list(graph.graph.nodes):
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
+        if node in written or not _is_operator(node):
             continue
         if node.target is aten._assert_tensor_metadata.default:  # noqa: SLF001
             graph.graph.erase_node(node)
             continue
-        if _is_times_one(node, aten):
+        if _is_times_one(node, aten) and not written & {*_bases(node.args[0])}:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
             count += 1
             continue
         values = {each: constant(graph, each) for each in node.all_input_nodes}
-        if not values or any(each is None for each in values.values()):
-            continue
-        changes = node.target._schema.is_mutable and node.target is not aten.detach_.default  # noqa: SLF001
-        if changes or any(each.target in mutable for each in values):
+        if not values or any(each is None for each in values.values()) or written & {*values}:
             continue
         made = _computed(node, values)
         if made is None:
@@ -98,6 +98,34 @@ def _folded(graph: Any, mutable: frozenset[str]) -> int:
         graph.graph.erase_node(node)
         count += 1
     return count
+
+
+def _is_operator(node: Any) -> bool:
+    import torch
+
+    return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)  # noqa: SLF001
+
+
+def _written(graph: Any) -> set[Any]:
+    """What writes to a tensor, and all that the tensor is a view of."""
+    import torch
+
+    found = set()
+    for node in filter(_is_operator, graph.graph.nodes):
+        writes = node.target._schema.is_mutable  # noqa: SLF001
+        if writes and node.target is not torch.ops.aten.detach_.default:
+            found |= {node}.union(*map(_bases, node.all_input_nodes))
+    return found
+
+
+def _bases(node: Any) -> Iterator[Any]:
+    """A node, and what its value may be a view of."""
+    while True:
+        yield node
+        returns = node.target._schema.returns if _is_operator(node) else ()  # noqa: SLF001
+        if not (node.target is operator.getitem or any(each.alias_info for each in returns)):
+            return
+        node = node.all_input_nodes[0]
 
 
 def _is_times_one(node: Any, aten: Any) -> bool:
