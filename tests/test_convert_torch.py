@@ -17,6 +17,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+import programs
+from torch.nn import functional
+
 from backends.convert import pt2, torch_to_onnx
 from backends.convert.onnx_to_torch import CONVERTER as TO_TORCH
 from backends.convert.program import SOURCE
@@ -100,6 +103,11 @@ def assert_near(got, wanted):
         assert got[name].dtype == value.dtype, name
         scale = float(np.abs(value).max()) or 1.0
         assert float(np.abs(got[name] - value).max()) <= ABOUT * scale, name
+
+
+class _InPlace(torch.nn.Module):
+    def forward(self, x):
+        return x.add_(1) * 2
 
 
 def problems_of(source, folder):
@@ -243,10 +251,42 @@ class TestRefused:
     def test_what_it_says(self, source, words, tmp_path):
         assert words in problems_of(source, tmp_path)
 
-    def test_dropout_that_is_active(self, tmp_path):
-        model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5)).train()
-        torch.export.save(torch.export.export(model, (torch.ones(1, 2),)), tmp_path / "m.pt2")
-        assert "export model.eval()" in problems_of(tmp_path / "m.pt2", tmp_path)
+    @pytest.mark.parametrize("decomposed", [False, True])
+    @pytest.mark.parametrize("name", ["calls", "x"])
+    def test_what_a_call_changes(self, name, decomposed, tmp_path):
+        made, inputs = programs.counting()
+        module = made if name == "calls" else _InPlace()
+        program = torch.export.export(module, inputs)
+        torch.export.save(
+            program.run_decompositions() if decomposed else program, tmp_path / "m.pt2"
+        )
+        assert f"forward() changes {name}" in problems_of(tmp_path / "m.pt2", tmp_path)
+
+    @pytest.mark.parametrize("active", [True, False])
+    @pytest.mark.parametrize(
+        "drop",
+        [
+            functional.dropout,
+            lambda x, *given: functional.dropout(x * 1, *given, inplace=True),
+            functional.dropout1d,
+            functional.alpha_dropout,
+            functional.feature_alpha_dropout,
+            lambda x, *given: torch.native_dropout(x, *given)[0],
+            lambda x, p, on: functional.scaled_dot_product_attention(x, x, x, dropout_p=p * on),
+            lambda x, p, on: torch.nn.LSTM(4, 4, 2, dropout=p).train(on)(x)[0],
+        ],
+    )
+    def test_dropout_that_is_active(self, drop, active, tmp_path):
+        class Dropping(torch.nn.Module):
+            def forward(self, x):
+                return drop(x, 0.5, active)
+
+        program = torch.export.export(Dropping(), (torch.ones(1, 2, 4),))
+        torch.export.save(program, tmp_path / "m.pt2")
+        if active:
+            assert "export model.eval()" in problems_of(tmp_path / "m.pt2", tmp_path)
+        else:
+            SOURCE.read(str(tmp_path / "m.pt2"), str(tmp_path))
 
     def test_weights_without_values(self, tmp_path):
         with torch.device("meta"):

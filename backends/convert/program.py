@@ -151,10 +151,10 @@ def _problems(torch: Any, program: Any, source: str) -> list[Problem]:
     """Whatever in a program has no equivalent in the other formats."""
     found = []
     signature = program.graph_signature
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     if not signature.user_inputs:
         found.append(Problem(source, "the program has no inputs"))
     for part, names in (("input", signature.user_inputs), ("output", signature.user_outputs)):
-        values = {node.name: node.meta.get("val") for node in program.graph.nodes}
         for number, name in enumerate(names):
             value = values.get(name) if isinstance(name, str) else name
             where = f"{source}: {part} {name if isinstance(name, str) else number}"
@@ -181,12 +181,23 @@ def _problems(torch: Any, program: Any, source: str) -> list[Problem]:
 
 
 def _trains(torch: Any, program: Any) -> bool:
-    dropout = torch.ops.aten.dropout.default
-    return any(
-        node.target is dropout and node.args[2]
-        for graph in pt2.graphs(program)
-        for node in graph.nodes
+    nodes = [node for graph in pt2.graphs(program) for node in graph.nodes]
+    kind = torch._ops.OpOverload  # noqa: SLF001 - has no public name
+    return any(isinstance(node.target, kind) and _drops(node) for node in nodes)
+
+
+def _drops(node: Any) -> bool:
+    """Whether an operator drops values at random: of its own, or attention or recurrent."""
+    schema = node.target._schema  # noqa: SLF001 - has no public name
+    given = {
+        argument.name: node.args[at] if at < len(node.args) else argument.default_value
+        for at, argument in enumerate(schema.arguments)
+    }
+    given.update(node.kwargs)
+    share = given.get(
+        "dropout_p", given.get("dropout", "dropout" in schema.name and given.get("p"))
     )
+    return bool(share) and given.get("train", given.get("training")) is not False
 
 
 def _shown(value: Any) -> str:
