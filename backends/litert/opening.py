@@ -8,13 +8,11 @@ from typing import Optional
 
 from backends.litert.building import About
 from backends.litert.compiled import Target
-from harness.errors import BackendError, UnavailableError, UnsupportedError
+from harness.errors import UnavailableError, UnsupportedError
 from harness.types import Precision, Settings
 
 DELEGATES = ("xnnpack", "none")
-_SWITCH = ("on", "off")
-_OPTIONS = {"cpu": {"delegate": DELEGATES}, "gpu": {"cpu-fallback": _SWITCH}}
-_OPTIONS["npu"] = _OPTIONS["gpu"]
+_OPTIONS = {"delegate": DELEGATES, "cpu-fallback": ("on", "off")}
 _DEVICES = {"cpu": "cpu", "gpu:0": "gpu", "npu": "npu"}
 
 
@@ -29,32 +27,29 @@ class Opening:
 
     @classmethod
     def of(cls, device: str, settings: Settings, about: About) -> Opening:
-        """LiteRT's default is one thread.
+        """LiteRT's default is one thread. An option that means nothing on a device is left out.
 
-        Raises UnavailableError for devices that it never has, and BackendError for options.
+        Raises UnavailableError for devices that it never has, and UnsupportedError for options.
         """
         kind = _DEVICES.get(device)
         if kind is None:
             raise UnavailableError(f"{device}: LiteRT has no such device", "enginepick devices")
         options = dict(settings.options)
-        _check(options, kind)
+        _check(options)
         threads = settings.threads or 1
         half = about.precision is Precision.FP16
         delegate = options.get("delegate", DELEGATES[0])
         if kind == "cpu" and not half:
             return cls(device, threads, delegate)
-        if delegate != DELEGATES[0]:
+        if kind == "cpu" and delegate != DELEGATES[0]:
             raise UnsupportedError("delegate=none: only XNNPACK computes in float16")
-        fallback = options.get("cpu-fallback") == "on"
-        return cls(device, threads, delegate, Target(kind, threads, half, fallback))
+        fallback = kind != "cpu" and options.get("cpu-fallback") == "on"
+        return cls(device, threads, target=Target(kind, threads, half, fallback))
 
 
-def _check(options: Mapping[str, str], kind: str) -> None:
-    known = _OPTIONS[kind]
+def _check(options: Mapping[str, str]) -> None:
     for name, value in options.items():
-        if name not in known:
-            raise BackendError(
-                f"litert has no option {name} on the {kind}; it has {', '.join(known)}"
-            )
-        if value not in known[name]:
-            raise BackendError(f"{name}={value}: expected {' or '.join(known[name])}")
+        if name not in _OPTIONS:
+            raise UnsupportedError(f"litert has no option {name}; it has {', '.join(_OPTIONS)}")
+        if value not in _OPTIONS[name]:
+            raise UnsupportedError(f"{name}={value}: expected {' or '.join(_OPTIONS[name])}")
