@@ -91,7 +91,10 @@ _SIGNS: tuple[tuple[str, type[BackendError], str, Optional[str]], ...] = (
         LET_THEM,
     ),
     (
-        r"valid Flatbuffer|is null/empty|mmap of size 0|Did not get \w+|subgraph",
+        (
+            r"valid Flatbuffer|is null/empty|mmap of size 0|Did not get \w+|no subgraph"
+            r"|invalid (subgraph|tensor|input|output) index|(invalid|unknown) subgraph"
+        ),
         BackendError,
         _BROKEN + "{text}",
         None,
