@@ -9,6 +9,7 @@ ai-edge-litert 2.3). What the file itself needs for it is :mod:`backends.litert.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -55,7 +56,7 @@ _QUANTIZERS_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 
 _BLOCKS = ("32", "64", "128", "256")
 _COMMON = {"include", "exclude", "saturates", "reduce_range"}
-_STATIC = {"calibration", "symmetric", "per_channel"}
+_STATIC = {"calibration", "symmetric"}
 
 
 @dataclass(frozen=True)
@@ -109,24 +110,30 @@ def quantize(request: BuildRequest, slots: Slots) -> tuple[bytes, list[str]]:
     tools = _Tools.load()
     content = bytes(tools.utils.convert_object_to_bytearray(model))
     rules = _rules(recipe, wishes, graphs)
-    try:
-        with quiet():
+    with quiet():
+        with _refusals():
             quantizer = tools.quantizer.Quantizer(content, rules)
-            ranges = None
-            if quantizer.need_calibration:
-                feeds = {key: _Feeds(_calibration(request), slots)}
-                ranges = _calibrated(tools, content, rules, feeds)
+        ranges = None
+        if quantizer.need_calibration:
+            samples = {key: _Feeds(_calibration(request), slots)}
+            ranges = _calibrated(tools, content, rules, samples)
+        with _refusals():
             result = quantizer.quantize(ranges, enable_progress_report=False)
-    except BackendError:
-        raise
+    quantized = bytes(result.quantized_model)
+    made = flatfile.graphs(tools.utils.read_model_from_bytearray(quantized))
+    return quantized, [f"{PACKAGE} {version_of(PACKAGE)}", *_told(made, recipe, request.recipe)]
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What the quantizer raises is what it can't do."""
+    try:
+        yield
     except (ValueError, RuntimeError, NotImplementedError) as fault:
         known = classified(fault)
         if isinstance(known, BackendError):
             raise known from fault
         raise UnsupportedError(f"{PACKAGE}: {fault}") from fault
-    quantized = bytes(result.quantized_model)
-    made = flatfile.graphs(tools.utils.read_model_from_bytearray(quantized))
-    return quantized, [f"{PACKAGE} {version_of(PACKAGE)}", *_told(made, recipe, request.recipe)]
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ def _calibration(request: BuildRequest) -> Calibration:
     return request.calibration
 
 
-def _calibrated(tools: _Tools, content: bytes, rules: Any, feeds: Mapping[str, Any]) -> Any:
+def _calibrated(tools: _Tools, content: bytes, rules: Any, samples: Mapping[str, Any]) -> Any:
     """The ranges of activations: their extremes, as every backend's by default.
 
     The quantizer's own is a moving average of the samples' extremes, which depends on their order.
@@ -182,7 +189,10 @@ def _calibrated(tools: _Tools, content: bytes, rules: Any, feeds: Mapping[str, A
     calibrator = tools.calibrator.Calibrator(
         content, num_threads=os.cpu_count() or 1, qsv_update_func=tools.updates.min_max_update
     )
-    calibrator.calibrate(feeds, recipes)
+    try:
+        calibrator.calibrate(samples, recipes)
+    except (ValueError, RuntimeError) as fault:  # of LiteRT, or of whoever gives the samples
+        raise classified(fault) from fault
     return calibrator.get_model_qsvs()
 
 
@@ -314,18 +324,10 @@ def _excluded(name: str, graphs: tuple[Graph, ...]) -> list[dict[str, Any]]:
 
 def _told(graphs: tuple[Graph, ...], recipe: Recipe, name: str) -> list[str]:
     """Raises UnsupportedError where nothing was quantized; float16 is forced in any case."""
-    products = [
-        operator for graph in graphs for operator in graph.operators if graph.precision(operator)
-    ]
-    found = Counter(
-        operator.name
-        for graph in graphs
-        for operator in graph.operators
-        if operator in products and _is_quantized(graph, operator, recipe)
-    )
-    done = sum(found.values())
+    products = [each for graph in graphs for each in _products(graph, recipe)]
+    done = sum(quantized for _, quantized in products)
     if not done and not recipe.cast:
-        types = ", ".join(sorted({operator.name for operator in products})) or "none"
+        types = ", ".join(sorted({operator for operator, _ in products})) or "none"
         raise UnsupportedError(
             f"{name}: the quantizer quantized nothing (the model's compute operators: {types})"
         )
@@ -334,12 +336,15 @@ def _told(graphs: tuple[Graph, ...], recipe: Recipe, name: str) -> list[str]:
     ]
 
 
-def _is_quantized(graph: Graph, operator: flatfile.Operator, recipe: Recipe) -> bool:
-    if recipe.integer:
-        return graph.precision(operator) != "fp32"
+def _products(graph: Graph, recipe: Recipe) -> Iterator[tuple[str, bool]]:
+    """Each compute operator's type, and whether it was quantized."""
     unpacked = {
         each.outputs[0]
         for each in graph.operators
         if each.name == "DEQUANTIZE" and graph.tensors[each.inputs[0]].constant
     }
-    return bool(unpacked & set(operator.inputs))
+    for operator in graph.operators:
+        precision = graph.precision(operator)
+        if precision is not None:
+            taken = bool(unpacked & set(operator.inputs))
+            yield operator.name, precision != "fp32" if recipe.integer else taken
