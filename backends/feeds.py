@@ -15,10 +15,12 @@ Bound = tuple[str, Array, tuple[int, ...], "np.dtype[np.generic]"]
 """An input's name, the memory that it is copied into, and the shape and dtype that it had."""
 
 
-def refill(bound: Sequence[Bound], feed: Feed) -> bool:
-    """Copy in a feed that is like the one before. False, and nothing is copied, if it isn't.
+def like(
+    bound: Sequence[tuple[str, object, tuple[int, ...], np.dtype[np.generic]]], feed: Feed
+) -> bool:
+    """Whether a feed has the names, shapes and dtypes of the one before.
 
-    The way of nearly every feed, so it allocates nothing and says nothing of what is wrong.
+    So are nearly all: it allocates nothing and says nothing of what is wrong.
     """
     if not bound or len(feed) != len(bound):
         return False
@@ -28,6 +30,13 @@ def refill(bound: Sequence[Bound], feed: Feed) -> bool:
             if array.shape != shape or array.dtype != dtype:
                 return False
     except (KeyError, AttributeError):  # an input lacks, or isn't an array
+        return False
+    return True
+
+
+def refill(bound: Sequence[Bound], feed: Feed) -> bool:
+    """Copy in a feed that is like the one before. False, and nothing is copied, if it isn't."""
+    if not like(bound, feed):
         return False
     for name, memory, _, _ in bound:
         memory[...] = feed[name]

@@ -41,27 +41,19 @@ class LiteRtSession:
         self._executed: Optional[Executed] = None
         self._examined = False
         self._closed = False
-        self._shapes = [tuple(max(dim, 1) for dim in slot.declared) for slot in slots.inputs]
+        self._shapes: list[Shape] = []  # of the last feed: a new file's own aren't always 1
         self._unbind(_run_unbound)
 
     def bind(self, feed: Feed) -> None:
         """Copy the feed in; validate it and allocate when its names or shapes are new."""
-        bound = self._bound
-        if bound and len(feed) == len(bound):
-            try:
-                for name, put, shape, dtype in bound:
-                    array = feed[name]
-                    if array.shape != shape or array.dtype != dtype:
-                        break
-                    put(array)
-                else:
-                    return
-            except (KeyError, AttributeError):  # said better by the full validation
-                pass
-            except BaseException:
-                self._unbind(_run_unbound)  # so that no half of a feed can run
-                raise
-        self._rebind(feed)
+        if not feeds.like(self._bound, feed):
+            return self._rebind(feed)
+        try:
+            for name, put, _, _ in self._bound:
+                put(feed[name])
+        except BaseException:
+            self._unbind(_run_unbound)  # so that no half of a feed can run
+            raise
 
     def run(self) -> None:
         """One inference on what is bound."""
@@ -86,7 +78,8 @@ class LiteRtSession:
     def executed(self) -> Optional[Executed]:
         """Examined once; see :mod:`backends.litert.executed`."""
         if not self._examined and not self._closed:
-            self._executed = self._examine(self._shapes)
+            ones = [tuple(max(dim, 1) for dim in slot.declared) for slot in self._slots.inputs]
+            self._executed = self._examine(self._shapes or ones)
             self._examined = True
         return self._executed
 
