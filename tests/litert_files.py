@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class File:
         operator.opcodeIndex = len(self.model.operatorCodes)
         operator.inputs = [self.numbers[each] for each in inputs]
         operator.outputs = [self.numbers[each] for each in outputs]
+        operator.customOptions = options.pop("custom", None)
         kind = options.pop("kind", None)
         if kind is not None:
             operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, kind)
@@ -215,6 +217,61 @@ def table(path: Path) -> str:
     file.tensor("rows", (1, 4, 16))
     file.operator("GATHER", ["table", "ids"], ["rows"], kind="GatherOptions")
     return file.write(path, ["ids"], ["rows"], signed=True)
+
+
+def spectrogram(path: Path) -> str:
+    """``x`` [16, 1] -> a custom operator that LiteRT has -> ``y`` [1, 2, 5]."""
+    from flatbuffers import flexbuffers
+
+    file = File()
+    file.tensor("x", (16, 1))
+    file.tensor("y", (1, 2, 5))
+    wanted = {"window_size": 8, "stride": 8, "magnitude_squared": True}
+    file.operator("AudioSpectrogram", ["x"], ["y"], custom=list(flexbuffers.Dumps(wanted)))
+    return file.write(path, ["x"], ["y"], signed=False)
+
+
+def scalar(path: Path) -> str:
+    """``x`` [] -> abs -> ``y`` []."""
+    file = File()
+    file.tensor("x", ())
+    file.tensor("y", ())
+    file.operator("ABS", ["x"], ["y"])
+    return file.write(path, ["x"], ["y"], signed=False)
+
+
+def batches(path: Path, size: int, *, fixed: bool = False) -> str:
+    """``x`` [-1, 6], of that size at first -> ``y``. fixed: inside, and LiteRT isn't told."""
+    file = File()
+    file.tensor("x", (size, 6), open_batch=True)
+    file.tensor("y", (size, 6), open_batch=not fixed)
+    if fixed:
+        file.constant("shape", np.array([size, 6], "i4"))
+        file.operator("RESHAPE", ["x", "shape"], ["y"], kind="ReshapeOptions")
+    else:
+        file.operator("ABS", ["x"], ["y"])
+    return file.write(path, ["x"], ["y"], signed=False)
+
+
+def entries(path: Path, keys: dict[int, str]) -> str:
+    """Two subgraphs of ``x`` [1, 4] -> ``y``: abs, and neg. keys: of signatures, by subgraph."""
+    file = File()
+    file.tensor("x", (1, 4))
+    file.tensor("y", (1, 4))
+    for name in ("ABS", "NEG"):
+        file.operator(name, ["x"], ["y"])
+    file.write(path, ["x"], ["y"], signed=True)
+    (signature,) = file.model.signatureDefs
+    file.model.subgraphs = [copy.copy(file.graph) for _ in keys]
+    file.model.signatureDefs = []
+    for number, graph in enumerate(file.model.subgraphs):
+        graph.operators = [file.graph.operators[number]]
+    for number, key in keys.items():
+        its = copy.copy(signature)
+        its.subgraphIndex, its.signatureKey = number, key.encode()
+        file.model.signatureDefs.append(its)
+    path.write_bytes(bytes(file.tools.convert_object_to_bytearray(file.model)))
+    return str(path)
 
 
 def of_operator(path: Path, name: str, **options: Any) -> str:

@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.litert import BACKEND, building, compiled
+from backends import litert
+from backends.litert import BACKEND, building, compiled, deploy, executed
 from backends.litert.compiled import CompiledSession, Target
+from backends.litert.opening import Opening
+from backends.litert.runtime import classified
 from harness import tflitefile
 from harness.backend import BuildRequest
-from harness.errors import BackendError, UnavailableError, UnsupportedError
+from harness.errors import BackendError, OutOfMemoryError, UnavailableError, UnsupportedError
+from harness.runner import silently_replaced
 from harness.testing import MemoryCalibration, infer
-from harness.types import Engine, Port, Ports, Precision, Settings, TensorSpec
+from harness.types import Candidate, Engine, Port, Ports, Precision, Settings, TensorSpec
 
 _PROBE = BACKEND.probe()
 pytestmark = pytest.mark.skipif(_PROBE.problem is not None, reason=str(_PROBE.problem))
@@ -144,7 +148,7 @@ def test_outputs_are_those_of_the_vendors_own_api_to_the_bit(recipe, cnn, tmp_pa
     [
         ("source", "fp32", "XNNPACK runs 2 of 2 operators"),
         pytest.param(
-            "float-casting", "fp16", "forced to float16, and outputs show it", marks=needs_fp16
+            "float-casting", "fp16", "forced to float16, and its outputs show it", marks=needs_fp16
         ),
         ("static-wi8-ai8", "int8", "XNNPACK runs 4 of 4 operators"),
         ("dynamic-wi8-afp32", "int8", "XNNPACK runs 2 of 2 operators"),
@@ -171,6 +175,44 @@ def test_float16_is_told_where_outputs_are_classes(tmp_path):
     assert BACKEND.open(engine, "cpu", ONE).executed.share("fp16") == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "seen", "share", "said"),
+    [
+        (litert_files.cnn, True, 1, "and its outputs show it"),
+        (litert_files.cnn, False, 0, "but its outputs are those of float32"),
+        (litert_files.classes, False, 1, "and a tiny model's outputs show it"),
+    ],
+)
+def test_only_a_models_own_outputs_show_float16_where_they_are_floats(
+    file, seen, share, said, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(compiled, "reduced", lambda *_: seen)
+    monkeypatch.setattr(compiled, "trial", lambda _: None)
+    path = file(tmp_path / "m.tflite")
+    slots = building.inspect(path, None)
+    shapes = [slot.declared for slot in slots.inputs]
+    told = litert._examine_fp16(path, slots, Target("cpu", fp16=True), shapes)
+    assert told.share("fp16") == share
+    assert said in told.detail
+
+
+def test_executed_knows_custom_operators_by_their_names(tmp_path):
+    path = litert_files.spectrogram(tmp_path / "s.tflite")
+    session = BACKEND.open(as_is(path, tmp_path / "engine"), "cpu", ONE)
+    assert "LiteRT's own kernels run 1 AudioSpectrogram" in session.executed.detail
+
+
+@pytest.mark.parametrize("device", ["gpu:0", "npu"])
+def test_what_a_device_took_is_claimed_only_where_it_is_known(device, cnn):
+    whole = executed.elsewhere(cnn, device, whole=True, fp16=False)
+    part = executed.elsewhere(cnn, device, whole=False, fp16=False)
+    assert [(share.name, share.count) for share in whole.devices] == [(device, 2)]
+    assert [share.name for share in part.devices] == [device.split(":")[0] + ":or cpu"]
+    for told in (whole, part):
+        candidate = Candidate("litert", Precision.FP32, "source", device)
+        assert silently_replaced(candidate, told) is None
+
+
 def test_executed_names_the_operators_that_fell_back(tmp_path):
     path = litert_files.table(tmp_path / "table.tflite")
     session = BACKEND.open(as_is(path, tmp_path / "engine"), "cpu", ONE)
@@ -186,6 +228,51 @@ def test_the_delegate_can_be_left_out(cnn, tmp_path):
     assert [share.name for share in bare.executed.devices] == ["cpu:builtin"]
     left, right = (infer(session, feed)["the_scores"] for session in (plain, bare))
     np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+def compiled_session(path):
+    """As on a GPU, on the one accelerator that is everywhere."""
+    slots = building.inspect(path, None)
+    return CompiledSession(Target("cpu").compile(path), slots, "cpu", lambda _: None)
+
+
+def test_the_first_batch_is_the_feeds_whatever_the_file_has(tmp_path):
+    path = litert_files.batches(tmp_path / "b.tflite", 4)
+    engine = as_is(path, tmp_path / "e")
+    for session in (BACKEND.open(engine, "cpu", ONE), compiled_session(path)):
+        for batch in (1, 4, 1):
+            x = np.full((batch, 6), -batch, "f4")
+            assert np.array_equal(infer(session, {"x": x})["y"], -x)
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        ({1: "a", 0: "b"}, "the_x"),
+        ({1: "", 0: "b"}, "the_x"),
+        ({1: "a", 0: ""}, "x"),
+        ({0: "b", 1: "a"}, "the_x"),
+    ],
+)
+def test_of_several_signatures_the_first_graphs_runs(keys, name, tmp_path):
+    path = litert_files.entries(tmp_path / "e.tflite", keys)
+    engine = as_is(path, tmp_path / "e")
+    session = BACKEND.open(engine, "cpu", ONE)
+    feed = {name: np.ones((1, 4), "f4")}
+    assert infer(session, feed).popitem()[1].tolist() == [[1, 1, 1, 1]]
+    assert "bodies" not in session.executed.detail
+    slots = building.inspect(path, None)
+    if not keys[0]:
+        with pytest.raises(UnsupportedError, match="none of the file's signatures"):
+            compiled_session(path)
+        return
+    assert infer(compiled_session(path), feed)["the_y"].tolist() == [[1, 1, 1, 1]]
+    target = Target("cpu")
+    (got,) = compiled.once(target, path, list(feed.values()), compiled.key_of(slots))
+    assert got.view("f4").tolist() == [1, 1, 1, 1]
+    script = deploy.script(Opening("cpu", 1, target=target), slots, Path(engine.path).name)
+    scope = defined(script, tmp_path / "e" / "script.py")
+    assert scope["infer"](scope["load"](), feed)["the_y"].tolist() == [[1, 1, 1, 1]]
 
 
 NCHW = (0, 2, 3, 1)
@@ -350,13 +437,28 @@ def test_a_probe_is_silent(capfd):
     ("options", "said"),
     [
         ((("delegate", "gpu"),), "delegate=gpu: expected xnnpack or none"),
-        ((("cpu-fallback", "on"),), "no option cpu-fallback on the cpu"),
+        ((("cpu-fallback", "yes"),), "cpu-fallback=yes: expected on or off"),
+        ((("fallback", "on"),), "no option fallback; it has delegate, cpu-fallback"),
     ],
 )
-def test_wrong_options_are_refused(options, said, cnn, tmp_path):
+@pytest.mark.parametrize("device", ["cpu", "gpu:0"])
+def test_wrong_options_are_refused(device, options, said, cnn, tmp_path):
     engine = as_is(cnn, tmp_path / "engine")
-    with pytest.raises(BackendError, match=said):
-        BACKEND.open(engine, "cpu", Settings(options=options))
+    with pytest.raises(UnsupportedError, match=said):
+        BACKEND.open(engine, device, Settings(options=options))
+
+
+def test_a_device_ignores_the_options_of_another():
+    settings = Settings(options=(("delegate", "none"), ("cpu-fallback", "on")))
+    half = building.About(Precision.FP16)
+    on_cpu = Opening.of("cpu", settings, building.About(Precision.FP32))
+    assert (on_cpu.delegate, on_cpu.target) == ("none", None)
+    for device, kind in (("gpu:0", "gpu"), ("npu", "npu")):
+        assert Opening.of(device, settings, half).target == Target(kind, 1, True, True)
+    fallback = Settings(options=(("cpu-fallback", "on"),))
+    assert Opening.of("cpu", fallback, half).target == Target("cpu", 1, True)
+    with pytest.raises(UnsupportedError, match="only XNNPACK computes in float16"):
+        Opening.of("cpu", settings, half)
 
 
 # -- refusals -----------------------------------------------------------------------------------
@@ -375,6 +477,28 @@ def test_an_operator_that_litert_lacks_is_named(operator, options, said, tmp_pat
     with pytest.raises(UnsupportedError, match=said) as refused:
         as_is(path, tmp_path / "engine")
     assert refused.value.fix
+
+
+def test_a_file_for_another_device_isnt_tried_on_the_cpu(tmp_path):
+    path = litert_files.of_operator(tmp_path / "one.tflite", "MyOp")
+    (tmp_path / "engine").mkdir()
+    request = BuildRequest(path, Precision.AS_IS, "as-is", "gpu:0")
+    assert BACKEND.build(request, str(tmp_path / "engine")).files == ("one.tflite",)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("tflite/core/subgraph.cc:1268 tensor->dims->size != dims.size() (0 != 1)", RuntimeError),
+        ("tflite/kernels/while.cc:1 cond_subgraph->inputs().size() != 1", RuntimeError),
+        ("Did not get tensors in subgraph 0.", BackendError),
+        ("No subgraph in the model.", BackendError),
+        ("flatbuffer model has invalid input index in subgraph: 7", BackendError),
+        ("Signature references an unknown subgraph", BackendError),
+    ],
+)
+def test_only_what_is_wrong_with_a_file_is_damage(text, meant):
+    assert type(classified(RuntimeError(text))) is meant
 
 
 @pytest.mark.parametrize(
@@ -542,6 +666,34 @@ def test_float16_that_xnnpack_refuses_names_the_operator(tmp_path):
         build(path, tmp_path / "engine", "float-casting", name="the_left")
 
 
+def test_other_faults_in_float16_are_what_they_are(cnn, tmp_path, monkeypatch):
+    odd = litert_files.batches(tmp_path / "b.tflite", 4, fixed=True)
+    building._try(odd, building.inspect(odd, None))
+    building._try_fp16(odd, building.inspect(odd, None))  # a batch of 1 fails, which tells nothing
+
+    def full(*_: object):
+        raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr(building, "once", full)
+    with pytest.raises(OutOfMemoryError):
+        building._try_fp16(cnn, building.inspect(cnn, None))
+
+
+def test_faults_of_the_samples_arent_the_quantizers(cnn, tmp_path):
+    pytest.importorskip("litert_quantizer")
+
+    class Lost(MemoryCalibration):
+        def feeds(self):
+            yield from super().feeds()
+            raise ValueError("the second shard is gone")
+
+    (tmp_path / "e").mkdir()
+    data = Lost([{"the_image": image()}])
+    request = BuildRequest(cnn, Precision.INT8, "static-wi8-ai8", "cpu", data)
+    with pytest.raises(ValueError, match="the second shard is gone"):
+        BACKEND.build(request, str(tmp_path / "e"))
+
+
 def test_our_own_engine_that_a_user_brings_keeps_its_names(cnn, tmp_path):
     engine = build(cnn, tmp_path / "e", ports=channels_first())
     again = as_is(engine.path, tmp_path / "again")
@@ -554,7 +706,11 @@ def test_our_own_engine_that_a_user_brings_keeps_its_names(cnn, tmp_path):
 
 def deployed(engine, script, settings):
     """What the script defines."""
-    script.write_text(BACKEND.deploy_code(engine, "cpu", settings), encoding="utf-8")
+    return defined(BACKEND.deploy_code(engine, "cpu", settings), script)
+
+
+def defined(code, script):
+    script.write_text(code, encoding="utf-8")
     scope = {"__file__": str(script), "__name__": "deployed"}
     exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), scope)
     return scope
@@ -567,6 +723,17 @@ def test_the_script_can_leave_the_delegate_out(cnn, tmp_path):
     feed = {"x": np.ascontiguousarray(image().transpose(0, 3, 1, 2))}
     session = BACKEND.open(engine, "cpu", settings)
     assert np.array_equal(scope["infer"](scope["load"](), feed)["y"], infer(session, feed)["y"])
+
+
+def test_the_script_keeps_scalars(tmp_path):
+    path = litert_files.scalar(tmp_path / "scalar.tflite")
+    engine = as_is(path, tmp_path / "e")
+    slots, feed = building.inspect(path, None), {"x": np.array(-2, "f4")}
+    for target in (None, Target("cpu")):
+        code = deploy.script(Opening("cpu", 1, target=target), slots, Path(engine.path).name)
+        scope = defined(code, tmp_path / "e" / "script.py")
+        got = scope["infer"](scope["load"](), feed)["y"]
+        assert (got.shape, float(got)) == ((), 2)
 
 
 @needs_fp16

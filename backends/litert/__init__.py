@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
+
 from backends import enginefile
 from backends.litert import building, compiled, deploy, executed
 from backends.litert.compiled import CompiledSession, Target
@@ -51,7 +53,7 @@ class LiteRt:
     Devices: ``cpu``; ``gpu:0`` and ``npu`` where ``CompiledModel`` runs a model there.
 
     Options: ``delegate`` (of a CPU) is ``xnnpack`` or ``none``, for LiteRT's own kernels alone;
-    ``cpu-fallback=on`` lets a CPU run what a GPU or NPU can't.
+    ``cpu-fallback=on`` lets a CPU run what a GPU or NPU can't. A device ignores another's.
     """
 
     name = "litert"
@@ -138,7 +140,7 @@ def _compiled(path: str, slots: Slots, device: str, target: Target) -> CompiledS
     if target.kind == "cpu":
         return CompiledSession(model, slots, device, partial(_examine_fp16, path, slots, target))
     whole = bool(model.is_fully_accelerated())
-    told = executed.elsewhere(path, device, whole=whole, fallback=target.fallback, fp16=target.fp16)
+    told = executed.elsewhere(path, device, whole=whole, fp16=target.fp16)
     return CompiledSession(model, slots, device, lambda _: told)
 
 
@@ -149,16 +151,21 @@ def _examine_fp16(
 
     Classes are the same in both precisions: then a tiny model has to show it.
     """
+    floats = any(np.dtype(slot.dtype).kind == "f" for slot in slots.outputs)
     try:
-        fp16 = compiled.reduced(path, slots, shapes, target.threads)
-        fp16 = fp16 or compiled.trial(target) is None
+        fp16 = (
+            compiled.reduced(path, slots, shapes, target.threads)
+            if floats
+            else compiled.trial(target) is None
+        )
         interpreter = building.interpreter(path, target.threads, delegate="xnnpack")
         for slot, shape in zip(slots.inputs, shapes):
             interpreter.resize_tensor_input(slot.index, shape, strict=True)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError):
         return None
-    return executed.on_cpu(interpreter, path, fp16=fp16)
+    shown = "its outputs" if floats else "a tiny model's outputs"
+    return executed.on_cpu(interpreter, path, fp16=fp16, shown=shown)
 
 
 def _devices() -> list[Device]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from backends import enginefile
 from backends.litert import flatfile, quantizing, tiny
-from backends.litert.compiled import Target, once
-from backends.litert.runtime import INSTALL, classified, load, native_log, said
+from backends.litert.compiled import Target, key_of, once
+from backends.litert.runtime import INSTALL, classified, load, native_log
 from backends.litert.slots import Slots, slots_of
 from harness.backend import BuildRequest
 from harness.errors import UnavailableError, UnsupportedError
@@ -73,7 +73,8 @@ def copy(request: BuildRequest, folder: Path) -> Engine:
     """
     source = Path(request.model)
     slots = inspect(request.model, None)
-    _try(request.model, slots)
+    if request.device == "cpu":
+        _try(request.model, slots)
     return enginefile.adopt(About, source, folder)
 
 
@@ -87,10 +88,10 @@ def build(request: BuildRequest, folder: Path) -> Engine:
     else:
         content, notes = quantizing.quantize(request, slots)
         target.write_bytes(content)
-    if request.precision is Precision.FP16 and request.device == "cpu":
-        _try_fp16(str(target), slots)
-    elif request.device == "cpu":
+    if request.device == "cpu":
         _try(str(target), slots)
+        if request.precision is Precision.FP16:
+            _try_fp16(str(target), inspect(str(target), request.ports))
     enginefile.write(About(request.precision, request.ports), target)
     return enginefile.engine_of(folder, MODEL, enginefile.FILE, notes=tuple(notes))
 
@@ -110,9 +111,14 @@ def _try(path: str, slots: Slots) -> None:
     try:
         trial.allocate_tensors()
     except (RuntimeError, ValueError) as fault:
-        known = classified(fault)
-        if not slots.open or "no kernel" in str(known):  # other sizes may do
-            raise known from fault
+        _judge(fault, slots)
+
+
+def _judge(fault: Exception, slots: Slots) -> None:
+    """Raise what a fault means, unless it may be that of sizes that were made up."""
+    known = classified(fault)
+    if not slots.open or "no kernel" in str(known):
+        raise known from fault
 
 
 def _try_fp16(path: str, slots: Slots) -> None:
@@ -121,8 +127,10 @@ def _try_fp16(path: str, slots: Slots) -> None:
     lines: list[str] = []
     try:
         with native_log(lines):
-            once(Target("cpu", fp16=True), path, inputs)
+            once(Target("cpu", fp16=True), path, inputs, key_of(slots))
     except (RuntimeError, ValueError) as fault:
         names = re.findall(r"failed to delegate (\w+) node", "\n".join(lines))
-        why = ", ".join(sorted(set(names))) or said(str(fault))
+        if not names:
+            return _judge(fault, slots)
+        why = ", ".join(sorted(set(names)))
         raise UnsupportedError(f"XNNPACK can't compute this model in float16: {why}") from fault

@@ -13,7 +13,7 @@ from backends.litert import tiny
 from backends.litert.runtime import classified
 from backends.litert.session import LiteRtSession
 from backends.litert.slots import Shape, Slot, Slots
-from harness.errors import UnavailableError
+from harness.errors import UnavailableError, UnsupportedError
 from harness.types import Array, Executed
 
 FORCE_FP16 = 4
@@ -75,7 +75,8 @@ class CompiledSession(LiteRtSession):
     ) -> None:
         super().__init__(slots, device, examine)
         self._model = model
-        self._signature = str(model.get_signature_by_index(0)["key"])
+        self._signature = key_of(slots)
+        self._place = _place(model, self._signature)
         self._buffers: tuple[list[Any], list[Any]] = ([], [])
 
     def _allocate(self, shapes: list[Shape]) -> tuple[list[Any], list[Any], Callable[[], None]]:
@@ -85,13 +86,14 @@ class CompiledSession(LiteRtSession):
         if shapes != self._shapes:
             for slot, shape in zip(self._slots.inputs, shapes):
                 if slot.open:
-                    model.resize_input_tensor(inputs[slot.index], list(shape))
+                    model.resize_input_tensor(inputs[slot.index], list(shape), self._place)
             self._shapes = shapes
-        ins, outs = model.create_input_buffers(0), model.create_output_buffers(0)
+        ins = model.create_input_buffers(self._place)
+        outs = model.create_output_buffers(self._place)
         self._buffers = (ins, outs)
         puts = [_put(slot, ins[inputs[slot.index]]) for slot in self._slots.inputs]
         takes = [_take(slot, outs[outputs[slot.index]]) for slot in self._slots.outputs]
-        return puts, takes, partial(model.run_by_index, 0, ins, outs)
+        return puts, takes, partial(model.run_by_index, self._place, ins, outs)
 
     def _unbind(self, run: Callable[[], None]) -> None:
         super()._unbind(run)
@@ -100,6 +102,24 @@ class CompiledSession(LiteRtSession):
     def _release(self) -> None:
         self._model.close()
         self._model = None
+
+
+def key_of(slots: Slots) -> str:
+    """The key of the model's signature. LiteRT makes one up for a file that has no signatures."""
+    return slots.signature or _MADE_UP
+
+
+_MADE_UP = "<placeholder signature>"
+
+
+def _place(model: Any, key: str) -> int:
+    place = int(model.get_signature_index(key))
+    if place < 0:
+        raise UnsupportedError(
+            "none of the file's signatures is the model's: CompiledModel runs signatures alone",
+            "convert the model again with a signature of its first subgraph",
+        )
+    return place
 
 
 def _places(details: dict[str, Any]) -> dict[int, int]:
@@ -146,20 +166,26 @@ def trial(target: Target) -> Optional[str]:
 _TENTH, _HALF_STEP = 0.1, 1e-3
 
 
-def once(target: Target, model: Union[str, bytes], inputs: Sequence[Array]) -> list[Array]:
-    """The outputs, as bytes, of one inference on inputs in the file's order and shapes."""
+def once(
+    target: Target, model: Union[str, bytes], inputs: Sequence[Array], key: str = _MADE_UP
+) -> list[Array]:
+    """The outputs, as bytes, of one inference on inputs in the file's order and shapes.
+
+    That order is the signature's (``key``) as well: LiteRT sorts what a signature names by it.
+    """
     compiled = target.compile(model)
-    key = str(compiled.get_signature_by_index(0)["key"])
+    place = _place(compiled, key)
     details = compiled.get_input_tensor_details(key).values()
-    for place, (each, value) in enumerate(zip(details, inputs)):
+    for number, (each, value) in enumerate(zip(details, inputs)):
         if tuple(each["shape"]) != value.shape:
-            compiled.resize_input_tensor(place, list(value.shape))
-    ins, outs = compiled.create_input_buffers(0), compiled.create_output_buffers(0)
+            compiled.resize_input_tensor(number, list(value.shape), place)
+    ins, outs = compiled.create_input_buffers(place), compiled.create_output_buffers(place)
     for buffer, value in zip(ins, inputs):
         buffer.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-    compiled.run_by_index(0, ins, outs)
+    compiled.run_by_index(place, ins, outs)
     sizes = [
-        compiled.get_output_buffer_requirements(place)["buffer_size"] for place in range(len(outs))
+        compiled.get_output_buffer_requirements(number, place)["buffer_size"]
+        for number in range(len(outs))
     ]
     return [buffer.read(size, np.uint8) for buffer, size in zip(outs, sizes)]
 
@@ -173,7 +199,10 @@ def reduced(path: str, slots: Slots, shapes: Sequence[Shape], threads: int) -> b
         else np.ones(shape, slot.dtype)
         for slot, shape in zip(slots.inputs, shapes)
     ]
-    plain, forced = (once(Target("cpu", threads, fp16), path, inputs) for fp16 in (False, True))
+    key = key_of(slots)
+    plain, forced = (
+        once(Target("cpu", threads, fp16), path, inputs, key) for fp16 in (False, True)
+    )
     return any(left.tobytes() != right.tobytes() for left, right in zip(plain, forced))
 
 

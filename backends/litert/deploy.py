@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pprint
 
-from backends.litert.compiled import FORCE_FP16
+from backends.litert.compiled import FORCE_FP16, key_of
 from backends.litert.opening import Opening
 from backends.litert.slots import Slot, Slots
 
@@ -39,13 +39,13 @@ def to_file(value, dtype, file_dtype, axes):
         limits = np.iinfo(file_dtype)
         if value.min() < limits.min or value.max() > limits.max:
             raise ValueError(f"has values that {{file_dtype}} can't hold")
-    return np.ascontiguousarray(value.astype(file_dtype, copy=False))
+    return value.astype(file_dtype, order="C", copy=False)
 
 
 def from_file(value, dtype, axes):
     """An output of the file as the model has it."""
     value = value.transpose(np.argsort(axes)) if axes else value
-    return np.ascontiguousarray(value.astype(dtype, copy=False))
+    return value.astype(dtype, order="C", copy=False)
 
 
 def check(feed):
@@ -97,6 +97,9 @@ def read(session, place):
 '''
 
 _COMPILED = '''\
+SIGNATURE = {signature!r}
+
+
 def load():
     """A compiled model."""
     return CompiledModel.from_file(path(), options=Options(
@@ -108,8 +111,8 @@ def load():
 def infer(session, feed):
     """One inference: arrays by input name in, arrays by output name out."""
     check(feed)
-    key = session.get_signature_by_index(0)["key"]
-    details = list(session.get_input_tensor_details(key).values())
+    signature = session.get_signature_index(SIGNATURE)
+    details = list(session.get_input_tensor_details(SIGNATURE).values())
     places = {{each["index"]: place for place, each in enumerate(details)}}
     values = {{
         places[index]: to_file(feed[name], dtype, file_dtype, axes)
@@ -117,14 +120,15 @@ def infer(session, feed):
     }}
     for place, value in values.items():
         if tuple(details[place]["shape"]) != value.shape:
-            session.resize_input_tensor(place, list(value.shape))
-    ins, outs = session.create_input_buffers(0), session.create_output_buffers(0)
+            session.resize_input_tensor(place, list(value.shape), signature)
+    ins = session.create_input_buffers(signature)
+    outs = session.create_output_buffers(signature)
     for place, value in values.items():
         ins[place].write(value.reshape(-1).view(np.uint8))
-    session.run_by_index(0, ins, outs)
+    session.run_by_index(signature, ins, outs)
     places = {{
         each["index"]: place
-        for place, each in enumerate(session.get_output_tensor_details(key).values())
+        for place, each in enumerate(session.get_output_tensor_details(SIGNATURE).values())
     }}
     found = {{}}
     for name, dtype, index, file_dtype, axes in OUTPUTS:
@@ -168,6 +172,7 @@ def script(how: Opening, slots: Slots, engine: str) -> str:
             accelerators=" | ".join(f"HardwareAccelerator.{name}" for name in used),
             flags=f", xnnpack_flags={FORCE_FP16}" if forced else "",
             gpu=gpu if target.kind == "gpu" else "",
+            signature=key_of(slots),
         )
     head = _HEAD.format(
         engine=engine,

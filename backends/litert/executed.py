@@ -16,10 +16,13 @@ from harness.types import Executed, Share
 _XNNPACK, _BUILTIN = "cpu:xnnpack", "cpu:builtin"
 
 
-def on_cpu(interpreter: Any, path: str, *, fp16: Optional[bool] = None) -> Optional[Executed]:
+def on_cpu(
+    interpreter: Any, path: str, *, fp16: Optional[bool] = None, shown: str = "its outputs"
+) -> Optional[Executed]:
     """From an interpreter whose tensors are allocated.
 
     fp16: whether XNNPACK was seen to compute its part in float16; None where that wasn't asked.
+    shown: what that was seen by.
     """
     graphs = read(path)
     main = graphs[0]
@@ -41,15 +44,17 @@ def on_cpu(interpreter: Any, path: str, *, fp16: Optional[bool] = None) -> Optio
     for body in graphs[1:]:
         precisions.update(each for each in map(body.precision, body.operators) if each)
     left = [op.name for number, op in enumerate(main.operators) if number not in taken]
-    notes = [_parts(len(taken), len(nodes), len(delegates)), *_notes(graphs, left, fp16=fp16)]
+    notes = [_parts(len(taken), len(nodes), len(delegates)), *_notes(graphs, left, fp16, shown)]
     return Executed(shares(devices), shares(precisions), "LiteRT: " + "; ".join(notes))
 
 
-def elsewhere(path: str, device: str, *, whole: bool, fallback: bool, fp16: bool) -> Executed:
+def elsewhere(path: str, device: str, *, whole: bool, fp16: bool) -> Executed:
     """On a GPU or NPU, where LiteRT tells no more than whether it took the whole model."""
     count = len(read(path)[0].operators)
-    name = device if whole or not fallback else f"{device} and cpu"
-    notes = "all operators are accelerated" if whole else "some operators run on the CPU"
+    name, notes = device, "all operators are accelerated"
+    if not whole:
+        name = device.partition(":")[0] + ":or cpu"
+        notes = "it doesn't tell which operators run on the CPU"
     if device.startswith("gpu"):
         notes += "; float16 is allowed" if fp16 else "; float32 is enforced"
     return Executed(
@@ -83,7 +88,9 @@ def _parts(taken: int, total: int, parts: int) -> str:
     )
 
 
-def _notes(graphs: tuple[Graph, ...], left: list[str], *, fp16: Optional[bool]) -> list[str]:
+def _notes(
+    graphs: tuple[Graph, ...], left: list[str], fp16: Optional[bool], shown: str
+) -> list[str]:
     notes = []
     if left:
         counts = ", ".join(f"{count} {name}" for name, count in Counter(left).most_common())
@@ -95,9 +102,9 @@ def _notes(graphs: tuple[Graph, ...], left: list[str], *, fp16: Optional[bool]) 
         )
     if fp16 is not None:
         notes.append(
-            "XNNPACK was forced to float16, and outputs show it"
+            f"XNNPACK was forced to float16, and {shown} show it"
             if fp16
-            else "XNNPACK was forced to float16, but outputs are those of float32"
+            else f"XNNPACK was forced to float16, but {shown} are those of float32"
         )
     if len(graphs) > 1:
         notes.append(f"what runs {len(graphs) - 1} bodies of operators isn't told")

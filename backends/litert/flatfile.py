@@ -48,7 +48,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Graph:
-    """A subgraph; the first one of a file is the model, others are bodies of its operators."""
+    """A subgraph; the first one is the model, others are bodies of its operators."""
 
     operators: tuple[Operator, ...]
     tensors: tuple[Tensor, ...]
@@ -109,14 +109,15 @@ def parse(path: str) -> Any:
 
 
 def read(path: str) -> tuple[Graph, ...]:
-    """The subgraphs of a file."""
+    """The subgraphs of a file; see :func:`graphs`."""
     return graphs(parse(path))
 
 
 def graphs(model: Any) -> tuple[Graph, ...]:
-    """The subgraphs of a parsed file."""
+    """The subgraphs of a parsed file, but for those where other signatures begin."""
     from ai_edge_litert.tools import flatbuffer_utils
 
+    others = {each.subgraphIndex for each in model.signatureDefs or ()} - {0}
     types = _names(flatbuffer_utils.schema_fb.TensorType)
     codes = operator_names(model)
     return tuple(
@@ -127,16 +128,19 @@ def graphs(model: Any) -> tuple[Graph, ...]:
             ),
             tuple(_tensor(model, tensor, types) for tensor in subgraph.tensors),
         )
-        for subgraph in model.subgraphs
+        for number, subgraph in enumerate(model.subgraphs)
+        if number not in others
     )
 
 
 def operator_names(model: Any) -> list[str]:
-    """By the numbers of a parsed file's operator codes."""
+    """By the numbers of a parsed file's operator codes; custom ones have names of their own."""
     from ai_edge_litert.tools import flatbuffer_utils
 
     return [
-        str(flatbuffer_utils.opcode_to_name(model, number) or f"operator {code.builtinCode}")
+        code.customCode.decode("utf-8", errors="replace")
+        if code.customCode
+        else str(flatbuffer_utils.opcode_to_name(model, number) or f"operator {code.builtinCode}")
         for number, code in enumerate(model.operatorCodes)
     ]
 

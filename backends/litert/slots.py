@@ -70,7 +70,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Slots:
-    """All of a file. signature: its key; empty where the file has none for the model."""
+    """All of a file. signature: its key; empty where the file has none of the model's."""
 
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
@@ -106,12 +106,13 @@ def slots_of(interpreter: Any, ports: Optional[Ports]) -> Slots:
 
 
 def _signature(interpreter: Any) -> tuple[str, dict[str, dict[int, str]]]:
-    """The signature whose tensors are the model's: its key, and its names by tensor."""
+    """The first subgraph's signature, which has a key: that, and its names by tensor."""
     wanted = {int(each["index"]) for each in interpreter.get_input_details()}
     outputs = {int(each["index"]) for each in interpreter.get_output_details()}
-    tensors = {int(each["index"]): str(each["name"]) for each in interpreter.get_tensor_details()}
-    for key in interpreter.get_signature_list():
+    for key in filter(None, interpreter.get_signature_list()):
         runner = interpreter.get_signature_runner(key)
+        if runner._subgraph_index:  # noqa: SLF001 - nothing public tells
+            continue
         both = {
             "inputs": runner.get_input_details(),
             "outputs": runner.get_output_details(),
@@ -120,12 +121,7 @@ def _signature(interpreter: Any) -> tuple[str, dict[str, dict[int, str]]]:
             kind: {int(each["index"]): str(name) for name, each in details.items()}
             for kind, details in both.items()
         }
-        same = all(
-            tensors.get(int(each["index"])) == each["name"]
-            for details in both.values()
-            for each in details.values()
-        )
-        if same and set(names["inputs"]) == wanted and set(names["outputs"]) == outputs:
+        if set(names["inputs"]) == wanted and set(names["outputs"]) == outputs:
             return str(key), names
     return "", {"inputs": {}, "outputs": {}}
 
