@@ -678,6 +678,7 @@ def _assert_same(
     """Equal but for the order of additions, which threads and copies may change."""
     assert set(got) == set(wanted)
     for name, value in wanted.items():
+        assert got[name].shape == value.shape, name
         rtol, atol = (0.0, 0.0) if exact else (1e-4, 1e-5 * float(np.abs(value).max()))
         np.testing.assert_allclose(got[name], value, rtol=rtol, atol=atol, err_msg=name)
 
