@@ -49,30 +49,17 @@ _AGAIN = "download or export it again: it may be cut short"
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """What the integers of an input or output stand for: ``scale * (integer - zero_point)``."""
-
-    scale: float
-    zero_point: int
-
-
-@dataclass(frozen=True)
 class TfliteFile:
     """A sound file.
 
-    version: of the schema. ports: subgraph 0's inputs and outputs in its order, under the names
-    that the user knows (``spec``) and under the tensors' (``name``). inputs_quantized,
-    outputs_quantized: None where they hold plain numbers. operators: (type, how many), the most
-    frequent first, of all subgraphs; ``custom.Name`` for those that aren't builtin. signatures:
-    the keys. quantized: whether any convolution or matrix product takes integers.
+    ports: subgraph 0's inputs and outputs in its order, under the names that the user knows
+    (``spec``) and under the tensors' (``name``). operators: (type, how many), the most frequent
+    first, of all subgraphs; ``custom.Name`` for those that aren't builtin. quantized: whether any
+    convolution or matrix product takes integers.
     """
 
-    version: int
     ports: Ports
-    inputs_quantized: tuple[Optional[Quantized], ...]
-    outputs_quantized: tuple[Optional[Quantized], ...]
     operators: tuple[tuple[str, int], ...]
-    signatures: tuple[str, ...]
     quantized: bool
 
 
@@ -201,7 +188,6 @@ class _Tensor:
     shape: tuple[Optional[int], ...]
     buffer: int
     variable: bool
-    quantized: Optional[Quantized]
 
 
 class _Reader:
@@ -245,12 +231,8 @@ class _Reader:
             raise InputError(self._problems)
         names = _names(tensors, inputs, outputs, signatures)
         return TfliteFile(
-            version=version,
             ports=Ports(_ports(tensors, inputs, names[0]), _ports(tensors, outputs, names[1])),
-            inputs_quantized=tuple(tensors[index].quantized for index in inputs),
-            outputs_quantized=tuple(tensors[index].quantized for index in outputs),
             operators=tuple(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
-            signatures=tuple(each.key for each in signatures),
             quantized=quantized,
         )
 
@@ -298,14 +280,12 @@ class _Reader:
             raise _DamagedError(f"a tensor of the unknown type {code}")
         shape, signature = table.numbers(0), table.numbers(7)
         declared = signature if len(signature) == len(shape) else shape
-        quantization = table.table(4)
         return _Tensor(
             name=table.text(3),
             dtype=_DTYPES[code],
             shape=tuple(dim if dim >= 0 else None for dim in declared),
             buffer=table.number(2, "I"),
             variable=bool(table.number(5, "B")),
-            quantized=_quantized(quantization) if quantization is not None else None,
         )
 
     def _check_ends(
@@ -363,15 +343,6 @@ def _index(index: int, count: int, what: str) -> int:
     if not 0 <= index < count:
         raise _DamagedError(f"it refers to {what} {index} of {count}")
     return index
-
-
-def _quantized(table: _Table) -> Optional[Quantized]:
-    """Of one scale; tensors with more are weights."""
-    scales, zeros = table.numbers(2, "I"), table.numbers(3, "q")
-    if len(scales) != 1:
-        return None
-    scale: float = struct.unpack("<f", struct.pack("<I", scales[0]))[0]
-    return Quantized(scale, zeros[0] if zeros else 0)
 
 
 def _names(
