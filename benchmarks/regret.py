@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any, cast
 
 import numpy as np
@@ -109,7 +108,6 @@ def replay(results: Results, truth: Analysis, answer: Recommendation, seed: int)
                 store,
                 entrants,
                 baseline=run.baseline,
-                began=monotonic(),
                 show=lambda *_: None,
             )
             replayed = Replay(results, store, rng)

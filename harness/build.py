@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -241,21 +240,20 @@ class Builder:
         entry = self._cache.get("variants", key)
         if entry is not None:
             return _variant_form(entry, source, key)
-        workdir = self._cache.workdir()
-        job = jobs.VariantJob(
-            recipe=recipe.name,
-            parameters=recipe.params,
-            source=source.path,
-            out=str(workdir / VARIANT_FILE),
-            inputs=setup.inputs,
-            calibration=calibration,
-        )
-        answer = ask_parent_side(job, jobs.Noted, Stage.VARIANT, setup.timeout_s)
-        if isinstance(answer, jobs.Refused):
-            shutil.rmtree(workdir, ignore_errors=True)
-            return answer
-        meta = {"notes": answer.notes, "took_ns": answer.took_ns}
-        return _variant_form(self._cache.put("variants", key, workdir, meta), source, key)
+        with self._cache.scratch() as workdir:
+            job = jobs.VariantJob(
+                recipe=recipe.name,
+                parameters=recipe.params,
+                source=source.path,
+                out=str(workdir / VARIANT_FILE),
+                inputs=setup.inputs,
+                calibration=calibration,
+            )
+            answer = ask_parent_side(job, jobs.Noted, Stage.VARIANT, setup.timeout_s)
+            if isinstance(answer, jobs.Refused):
+                return answer
+            meta = {"notes": answer.notes, "took_ns": answer.took_ns}
+            return _variant_form(self._cache.put("variants", key, workdir, meta), source, key)
 
     def _build(
         self,
@@ -267,36 +265,38 @@ class Builder:
     ) -> Made:
         """Build what the record describes; it has the variant's notes and time already."""
         setup = self._setup
-        workdir = self._cache.workdir()
-        own = workdir / OWN_FILES
-        own.mkdir()
-        job = jobs.BuildJob(
-            backend=setup.homes[candidate.backend].location,
-            model=form.path,
-            precision=candidate.precision,
-            recipe=recipe,
-            device=candidate.device,
-            inputs=setup.inputs,
-            calibration=calibration,
-            workdir=str(own),
-            parameters=record.recipe_parameters,
-            options=record.options,
-            profiles=self._profiles(candidate),
-            compute_capability=setup.compute_capability,
-            ports=form.ports,
-        )
-        answer = setup.ask_once(candidate.backend, job, jobs.Built, Stage.BUILD)
-        if isinstance(answer, jobs.Refused):
-            shutil.rmtree(workdir, ignore_errors=True)
-            return _refused(answer, record)
-        engine = replace(
-            answer.engine,
-            path=str(Path(answer.engine.path).relative_to(own)),
-            notes=(*record.notes, *answer.engine.notes),
-        )
-        meta = {"engine": wire.encode(engine), "took_ns": (record.build_ns or 0) + answer.took_ns}
-        entry = self._cache.put("engines", record.engine_key, workdir, meta)
-        return _made(entry, record, cached=False)
+        with self._cache.scratch() as workdir:
+            own = workdir / OWN_FILES
+            own.mkdir()
+            job = jobs.BuildJob(
+                backend=setup.homes[candidate.backend].location,
+                model=form.path,
+                precision=candidate.precision,
+                recipe=recipe,
+                device=candidate.device,
+                inputs=setup.inputs,
+                calibration=calibration,
+                workdir=str(own),
+                parameters=record.recipe_parameters,
+                options=record.options,
+                profiles=self._profiles(candidate),
+                compute_capability=setup.compute_capability,
+                ports=form.ports,
+            )
+            answer = setup.ask_once(candidate.backend, job, jobs.Built, Stage.BUILD)
+            if isinstance(answer, jobs.Refused):
+                return _refused(answer, record)
+            engine = replace(
+                answer.engine,
+                path=str(Path(answer.engine.path).relative_to(own)),
+                notes=(*record.notes, *answer.engine.notes),
+            )
+            meta = {
+                "engine": wire.encode(engine),
+                "took_ns": (record.build_ns or 0) + answer.took_ns,
+            }
+            entry = self._cache.put("engines", record.engine_key, workdir, meta)
+            return _made(entry, record, cached=False)
 
 
 def _variant_form(entry: Entry, source: Form, key: str) -> Form:

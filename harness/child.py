@@ -24,6 +24,7 @@ from typing import TypeVar, cast
 
 from harness import jobs, wire
 from harness.measure import process
+from harness.pythons import clean_environ
 from harness.types import Stage, Status
 
 T = TypeVar("T")
@@ -56,11 +57,10 @@ class Child:
         self._python = python
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._shim = tempfile.TemporaryDirectory(prefix="enginepick-") if python else None
-        env = dict(os.environ)
+        env = clean_environ() if python else dict(os.environ)
         env["ENGINEPICK_PADDING"] = "x" * (rng or random.Random()).randrange(PADDING_BYTES)
         roots: list[str] = []
         if self._shim:
-            env.pop("PYTHONPATH", None)
             roots = [_shim(Path(self._shim.name), packages)]
         if memory_limit_bytes is not None:
             env["ENGINEPICK_MEMORY_LIMIT"] = str(memory_limit_bytes)

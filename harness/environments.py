@@ -95,7 +95,7 @@ def make(name: str, environment: Environment, python: Python, show: Callable[[st
     """
     place = folder(name)
     with _claimed(name):
-        former = place.with_name(f".{name}.former")
+        former = _former(name)
         if made(name) is not None:
             shutil.rmtree(former, ignore_errors=True)
             place.rename(former)
@@ -114,12 +114,12 @@ def make(name: str, environment: Environment, python: Python, show: Callable[[st
 def remove(name: str) -> bool:
     """Remove it with its log; whether there was one."""
     place, log = folder(name), log_file(name)
-    if not place.exists() and not log.exists():
+    if not any(each.exists() for each in (place, _former(name), log)):
         return False
     with _claimed(name):
         _discard(place)
+        shutil.rmtree(_former(name), ignore_errors=True)
         log.unlink(missing_ok=True)
-    _lock_file(name).unlink(missing_ok=True)
     return True
 
 
@@ -173,8 +173,11 @@ def _versions(place: Path) -> tuple[tuple[str, str], ...]:
         capture_output=True,
         text=True,
         env=clean_environ(),
-        check=True,
+        check=False,
     )
+    if done.returncode != 0:
+        words = f"{place} doesn't run: {done.stderr.strip()[-300:]}"
+        raise SetupError(words, f"mend its Python, then: enginepick setup {place.name}")
     return tuple((name, version) for name, version in json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -211,6 +214,11 @@ def _claimed(name: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _former(name: str) -> Path:
+    """The finished one, while another is made in its place."""
+    return root() / f".{name}.former"
 
 
 def _lock_file(name: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +78,7 @@ class Forms:
             "adapter": home.code,
             "model": wire.encode((setup.inputs, setup.outputs)),
             "shapes": setup.shapes,
+            "checked on": setup.checking.data.sha256 if setup.checking else None,
         }
 
     def _converted(self, form: Form, tool: Tool) -> Form | jobs.Refused:
@@ -96,31 +96,30 @@ class Forms:
 
     def _convert(self, form: Form, tool: Tool, key: str) -> Entry | jobs.Refused:
         setup = self._setup
-        workdir = self._cache.workdir()
-        own = workdir / "files"
-        own.mkdir()
-        job = jobs.ConvertJob(
-            converter=setup.homes[tool.name].location,
-            model=form.path,
-            inputs=setup.inputs,
-            outputs=setup.outputs,
-            shapes=setup.shapes,
-            samples=setup.checking,
-            workdir=str(own),
-            ports=form.ports,
-        )
-        answer = setup.ask_once(tool.name, job, jobs.Conversion, Stage.CONVERT)
-        if isinstance(answer, jobs.Refused):
-            shutil.rmtree(workdir, ignore_errors=True)
-            return replace(answer, reason=f"{tool.name}: {answer.reason}")
-        made = answer.converted
-        meta = {
-            "path": str(Path(made.path).relative_to(own)),
-            "ports": wire.encode(made.ports),
-            "notes": made.notes,
-            "took_ns": answer.took_ns,
-        }
-        return self._cache.put("forms", key, workdir, meta)
+        with self._cache.scratch() as workdir:
+            own = workdir / "files"
+            own.mkdir()
+            job = jobs.ConvertJob(
+                converter=setup.homes[tool.name].location,
+                model=form.path,
+                inputs=setup.inputs,
+                outputs=setup.outputs,
+                shapes=setup.shapes,
+                samples=setup.checking,
+                workdir=str(own),
+                ports=form.ports,
+            )
+            answer = setup.ask_once(tool.name, job, jobs.Conversion, Stage.CONVERT)
+            if isinstance(answer, jobs.Refused):
+                return replace(answer, reason=f"{tool.name}: {answer.reason}")
+            made = answer.converted
+            meta = {
+                "path": str(Path(made.path).relative_to(own)),
+                "ports": wire.encode(made.ports),
+                "notes": made.notes,
+                "took_ns": answer.took_ns,
+            }
+            return self._cache.put("forms", key, workdir, meta)
 
 
 def _form(entry: Entry, tool: Tool, key: str) -> Form:

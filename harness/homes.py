@@ -233,6 +233,8 @@ def set_up(
 ) -> Standing:
     """Make its environment, unless there is one that is as it should be, and look at it."""
     environment = house.environment
+    if house.name in named:
+        show(f"devices.toml names another Python, which counts: remove python.{house.name} there")
     try:
         before = _as_it_should_be(house, python)
         if before is not None:
@@ -240,7 +242,7 @@ def set_up(
             return before
         base = pythons.find(house.name, environment.python, python)
         environments.make(house.name, environment, base, show)
-    except (SetupError, InputError) as error:
+    except (SetupError, InputError, OSError) as error:
         problem, fix = str(error), getattr(error, "fix", None)
         if isinstance(error, InputError):
             problem, fix = error.problems[0].what, error.problems[0].fix

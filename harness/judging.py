@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -155,18 +154,19 @@ class Judge:
         kind: str,
         key: str,
     ) -> Judged:
-        workdir = self._cache.workdir()
-        record, scores = self._ask(candidate, engine, reference, workdir, keep=kind == "references")
-        if not record.ok or scores is None:
-            shutil.rmtree(workdir, ignore_errors=True)
-            return Judged(record, scores)
-        meta = {}
-        if kind == "references":
-            kept = workdir / REFERENCE_FILE
-            note = cross_check(self._setup, self._subject.onnx, self._samples, kept)
-            record = record.model_copy(update={"notes": (*record.notes, note)})
-            meta = {"record": to_json(record)}
-        return Judged(record, scores, self._cache.put(kind, key, workdir, meta))
+        with self._cache.scratch() as workdir:
+            record, scores = self._ask(
+                candidate, engine, reference, workdir, keep=kind == "references"
+            )
+            if not record.ok or scores is None:
+                return Judged(record, scores)
+            meta = {}
+            if kind == "references":
+                kept = workdir / REFERENCE_FILE
+                note = cross_check(self._setup, self._subject.onnx, self._samples, kept)
+                record = record.model_copy(update={"notes": (*record.notes, note)})
+                meta = {"record": to_json(record)}
+            return Judged(record, scores, self._cache.put(kind, key, workdir, meta))
 
     def _ask(
         self,

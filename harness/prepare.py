@@ -214,18 +214,19 @@ def find_tools(
     ONNX is wanted for the reference and for shared recipes, whoever is compared.
     """
     every = registry.sound(registry.CONVERTERS)
-    wanted = {each for known in knowns for each in known.capabilities.formats} | {"onnx"}
+    theirs = [set(known.capabilities.formats) for known in knowns]
+    wanted = set().union(*(each for each in theirs if not {model_format, "onnx"} <= each), {"onnx"})
     untried = [routes.Tool(each.name, each.source, each.target, Probe(each.name)) for each in every]
     names = routes.on_the_way(model_format, wanted, untried)
     chosen = [each for each in every if each.name in names]
     places = {each.name: registry.location(each.name, registry.CONVERTERS) for each in chosen}
-    theirs = {each.name: _home(places[each.name], each.home, python) for each in chosen}
-    probes = _together(lambda each: ask_probe(each.name, theirs[each.name], each.home), chosen)
+    homes_of = {each.name: _home(places[each.name], each.home, python) for each in chosen}
+    probes = _together(lambda each: ask_probe(each.name, homes_of[each.name], each.home), chosen)
     tools = (
         routes.Tool(each.name, each.source, each.target, probe)
         for each, probe in zip(chosen, probes, strict=True)
     )
-    return tuple(tools), theirs
+    return tuple(tools), homes_of
 
 
 def _together(probe: Callable[[T], R], these: Iterable[T]) -> tuple[R, ...]:
@@ -272,7 +273,8 @@ def _child(home: Home) -> Child:
 
 def engine_problems(config: SweepConfig, names: Iterable[str]) -> list[Problem]:
     """What is wrong with the user's own engines."""
-    backends = {name: registry.safe_load(name) for name in (names if config.engines else ())}
+    there = [name for name in names if config.engines and name in registry.names()]
+    backends = {name: registry.safe_load(name) for name in there}
     known = {n: each.capabilities for n, each in backends.items() if not isinstance(each, Probe)}
     return ownengines.problems(config.engines, known)
 
@@ -332,9 +334,16 @@ def planned(prepared: Prepared) -> Prepared:
         tools=prepared.tools,
         quantized=checked.model.quantized,
     )
+    broken = [known.probe for known in prepared.knowns if not known.capabilities.offers]
+    broken += registry.broken(registry.CONVERTERS)
     if not plan.candidates:
-        raise InputError(_nothing_to_do(plan))
-    made = replace(prepared, plan=plan, profiles=_profiles(prepared, plan))
+        said = [
+            Problem(each.backend, each.problem or "offers nothing", each.fix) for each in broken
+        ]
+        raise InputError([*said, *_nothing_to_do(plan)])
+    notes = [f"{each.backend} takes no part: {each.problem}" for each in broken if each.problem]
+    checked = replace(checked, warnings=(*checked.warnings, *notes))
+    made = replace(prepared, checked=checked, plan=plan, profiles=_profiles(prepared, plan))
     return replace(made, shapes=_usual_shapes(made)) if prepared.tools else made
 
 
@@ -404,7 +413,7 @@ def _chosen_backends(config: SweepConfig) -> tuple[list[str], list[Problem]]:
         except InputError as error:
             problems += error.problems
         except EnginePickError:
-            pass  # a broken plug-in: its row in the plan says so
+            pass  # a broken plug-in: a warning says so
     return list(dict.fromkeys(config.backends)), problems
 
 

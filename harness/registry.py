@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, Union
 
 from harness.backend import API_VERSION, Backend, Converter, ProgramSource
@@ -156,32 +155,17 @@ def sound(kind: Kind[P]) -> tuple[P, ...]:
     return tuple(each for each in found if not isinstance(each, Probe))
 
 
+def broken(kind: Kind[Any]) -> tuple[Probe, ...]:
+    """Why those of a kind that are broken are."""
+    found = (_safely(name, kind) for name in names(kind))
+    return tuple(each for each in found if isinstance(each, Probe))
+
+
 def _safely(name: str, kind: Kind[P]) -> Union[P, Probe]:
     try:
         return load(name, kind)
     except UnavailableError as error:
         return Probe(backend=name, problem=str(error), fix=error.fix)
-
-
-def source_root(module: str) -> Path:
-    """The folder that a worker in another interpreter needs on ``sys.path`` to import ``module``.
-
-    Nothing is imported.
-
-    Raises:
-        UnavailableError: the module isn't there, or isn't a file.
-    """
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is not None and spec.submodule_search_locations is not None:
-        # A namespace package has several folders: the one that holds the module counts.
-        for folder in map(Path, spec.submodule_search_locations):
-            inner = folder.joinpath(*rest)
-            if inner.is_dir() or inner.with_suffix(".py").is_file():
-                return folder.parent
-    elif spec is not None and spec.origin and Path(spec.origin).is_file() and not rest:
-        return Path(spec.origin).parent
-    raise UnavailableError(f"no source file of the module {module} was found")
 
 
 def _location(point: EntryPoint) -> PlugInLocation:

@@ -42,6 +42,8 @@ from harness.tails import ENOUGH_ITERATIONS, ENOUGH_LAUNCHES
 from harness.types import Candidate, Scenario
 from harness.watch import Watch
 
+COMPARED: tuple[Phase, ...] = ("screen", "rounds")
+"""The phases in which everyone is launched, so that times can be compared."""
 SCREEN_PASSES = 2
 MOST_FINALISTS = 3
 """How many of those tied with the best are launched for their tails."""
@@ -103,6 +105,8 @@ class Rounds:
         self._finished: Counter[Phase] = Counter(
             e.phase for e in (earlier.rounds if earlier else ())
         )
+        whole = [e.round for e in (earlier.rounds if earlier else ()) if e.phase in COMPARED]
+        self._last = whole[-1] if whole else -1
         self._sustained = len(last_stretch(earlier)) if earlier else 0
         gone = {each.candidate for each in launches if not each.ok}
         gone |= {each.candidate for each in (earlier.drops if earlier else ())}
@@ -144,12 +148,12 @@ class Rounds:
 
     def _screen(self) -> bool:
         """Drop what is far slower in two short launches. False: the budget is spent."""
-        if self._finished["screen"] or len(self._entrants) < SCREEN_FROM:
+        if self._finished["screen"] > 1 or len(self._entrants) < SCREEN_FROM:
             return True
-        if not self._round("screen", self._entrants):
+        if not self._finished["screen"] and not self._round("screen", self._entrants):
             return False
         standings = self._standings(self._analysis())
-        first = self._times(self._next - 1)
+        first = self._times(self._last)
         if not first:
             return True
         best = best_of(first, standings)
@@ -159,7 +163,7 @@ class Rounds:
         again = {name: self._entrants[name] for name in (*suspected, best)}
         if not self._round("screen", again):
             return False
-        self._drop(confirmed(first, self._times(self._next - 1), suspected, best))
+        self._drop(confirmed(first, self._times(self._last), suspected, best))
         return True
 
     def _times(self, number: int) -> dict[str, float]:
@@ -197,8 +201,8 @@ class Rounds:
         return next(iter(self._entrants.values())).candidate.settings.scenario
 
     def _best(self) -> str | None:
-        """The best so far by whatever was measured last."""
-        times = self._times(self._next - 1) if self._next else {}
+        """The best so far by the last whole round."""
+        times = self._times(self._last)
         known = {name: time for name, time in times.items() if name in self._entrants}
         return best_of(known, self._standings(self._analysis())) if known else None
 
@@ -349,7 +353,9 @@ class Rounds:
                 if (time := times.get(name)) is not None and time.value < CALL_BOUND_NS
             ]
             timed = [each for each in quick if each.settings.scenario is Scenario.LATENCY]
+            paused = monotonic()
             made = [self._make_floor(each) for each in {c.floor: c for c in timed}.values()]
+            self._began += monotonic() - paused
             self._floors = {each.candidate.id: each for each in made if each is not None}
         floors = list((self._floors or {}).values())
         if not floors:
@@ -375,6 +381,7 @@ class Rounds:
             self._entrants.pop(name, None)
             (self._floors or {}).pop(name, None)
         self._finished[record.phase] += 1
+        self._last = record.round if record.phase in COMPARED else self._last
         self._store.append(record)
         return record.elapsed_s
 

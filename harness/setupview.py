@@ -39,7 +39,7 @@ def view(standings: Sequence[Standing]) -> RenderableType:
         places.add_row(each.house.name, Text(where_text(each)))
     parts: list[RenderableType] = [table, Text("\nWhere they live:", "bold"), places]
     parts += _trouble(standings)
-    todo = [f"{line}" for each in standings for line in _todo(each)]
+    todo = [line for each in standings for line in _todo(each)]
     if todo:
         parts += [Text("\nNext:", "bold"), *(Text(f"  {line}") for line in todo)]
     if any(each.where is Where.HERE and each.usable for each in standings):

@@ -211,7 +211,7 @@ def test_a_worker_on_an_nvidia_gpu_reads_memory_limits_and_energy(opening):
     assert not opened.device_timed
     warm = jobs.WarmJob(None, 3, MS, 300, 200 * MS)
     assert ask(served, warm).steady in {True, False}  # a busy host may unsettle it
-    sliced = ask(served, jobs.SliceJob("end-to-end", 150 * MS, 3, rest_s=0.1))
+    sliced = ask(served, jobs.SliceJob("end-to-end", 600 * MS, 3, rest_s=0.3))
     assert sliced.energy.joules > 0
     assert sliced.rest.seconds > 0
     finished = ask(served, jobs.FinishJob(None, explain=False))

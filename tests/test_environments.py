@@ -290,7 +290,17 @@ def test_the_life_of_an_environment(plug_in):
 
     assert homes.remove(["plugin"]) == (("plugin", True),)
     assert homes.remove(["plugin"]) == (("plugin", False),)
-    assert [each.name for each in environments.root().iterdir() if "plugin" in each.name] == []
+    left = [each.name for each in environments.root().iterdir() if "plugin" in each.name]
+    assert left == [".plugin.lock"]
+
+
+@pytest.mark.usefixtures("plug_in")
+def test_one_that_was_put_aside_by_a_killed_setup_is_removed_too():
+    former = environments.root() / ".plugin.former"
+    former.mkdir(parents=True)
+    (former / environments.MARKER).write_text("{}")
+    assert homes.remove(["plugin"]) == (("plugin", True),)
+    assert not former.exists()
 
 
 @pytest.mark.usefixtures("plug_in")

@@ -208,3 +208,5 @@ def test_only_converters_that_may_be_needed_are_looked_at(monkeypatch):
         reader = Known("reader", Capabilities((given,), (), ""), Probe("reader"))
         tools, homes = prepare.find_tools([reader], given, {})
         assert asked == [each.name for each in tools] == list(homes) == needed
+    both = Known("both", Capabilities(("onnx", "tflite"), (), ""), Probe("both"))
+    assert prepare.find_tools([both], "onnx", {}) == ((), {})

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pipeline import LAB, configure
 
-import backends
-import harness
 from harness import registry
 from harness.errors import InputError, UnavailableError
+from harness.prepare import prepare
 from harness.types import Probe
 
 Install = Callable[..., Path]
@@ -63,8 +63,7 @@ def test_listing_and_locating_import_nothing() -> None:
     code = (
         "import sys; from harness import registry;"
         "places = [registry.location(name) for name in registry.names()];"
-        "roots = [registry.source_root(place.module) for place in places];"
-        "assert len(roots) >= 3;"
+        "assert len(places) >= 3;"
         "print([name for name in sys.modules if name.split('.')[0] in"
         " ('backends', 'onnxruntime', 'openvino', 'onnx')])"
     )
@@ -99,12 +98,11 @@ def test_a_name_like_no_other_gets_the_list() -> None:
 
 
 def test_a_third_partys_plugin_is_a_backend_like_ours(install: Install) -> None:
-    folder = install("plugin_good", GOOD.format(api=1), entry="plugin_good:place.BACKEND")
+    install("plugin_good", GOOD.format(api=1), entry="plugin_good:place.BACKEND")
     assert "plugin" in registry.names()
     assert registry.location("plugin").distribution == "dist-plugin_good"
     assert registry.load("plugin", registry.BACKENDS).name == "plugin"
     assert registry.safe_load("plugin") is registry.load("plugin", registry.BACKENDS)
-    assert registry.source_root("plugin_good") == folder
     assert not registry.hidden("plugin")
 
 
@@ -139,6 +137,18 @@ def test_a_broken_plugin_is_a_probe_that_says_why(
         registry.load(name, registry.BACKENDS)
 
 
+def test_a_broken_plugin_is_said_in_the_sweep_and_alone_refuses_it(
+    install: Install, tmp_path: Path
+) -> None:
+    install("plugin_bad", "import no_such_runtime", entry="plugin_bad:BACKEND")
+    config = configure(tmp_path, backends=["null", "plugin"])
+    (warning,) = prepare(config, LAB, tmp_path).checked.warnings
+    assert warning.startswith("plugin takes no part: ")
+    assert "no_such_runtime" in warning
+    with pytest.raises(InputError, match="no_such_runtime"):
+        prepare(configure(tmp_path, backends=["plugin"]), LAB, tmp_path)
+
+
 def test_two_distributions_with_one_name_are_both_named(install: Install) -> None:
     install("plugin_one", GOOD.format(api=1), entry="plugin_one:place.BACKEND")
     install("plugin_two", GOOD.format(api=1), entry="plugin_two:place.BACKEND")
@@ -150,26 +160,3 @@ def test_two_distributions_with_one_name_are_both_named(install: Install) -> Non
     assert "dist-plugin_two" in probe.problem
     assert probe.fix is not None
     assert probe.fix.startswith("pip uninstall dist-plugin_")
-
-
-def test_the_source_root_makes_a_module_importable() -> None:
-    root = registry.source_root("backends.null")
-    assert (root / "backends" / "null.py").samefile(backends.__path__[0] + "/null.py")
-    assert registry.source_root("harness").samefile(Path(harness.__path__[0]).parent)
-
-
-def test_the_source_root_of_a_namespace_package_is_the_folder_that_has_the_module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for part in ("left", "right"):
-        (tmp_path / part / "spread_ns").mkdir(parents=True)
-        (tmp_path / part / "spread_ns" / f"{part}.py").write_text("")
-        monkeypatch.syspath_prepend(str(tmp_path / part))
-    assert registry.source_root("spread_ns.left") == tmp_path / "left"
-    assert registry.source_root("spread_ns.right") == tmp_path / "right"
-
-
-@pytest.mark.parametrize("module", ["no_such_module_here", "backends.no_such", "sys"])
-def test_a_module_without_a_source_has_no_root(module: str) -> None:
-    with pytest.raises(UnavailableError, match=module):
-        registry.source_root(module)
