@@ -1,6 +1,6 @@
 """The boundary between the harness and an inference runtime, a converter, or a kind of program.
 
-A plug-in imports this module, :mod:`harness.types` and :mod:`harness.errors`, and nothing else of
+A plug-in needs this module, :mod:`harness.types` and :mod:`harness.errors`, and nothing else of
 the harness. It offers one object with the members of :class:`Backend` under the entry-point group
 ``enginepick.backends``, and must pass :mod:`harness.testing`; a :class:`Converter` under
 ``enginepick.converters``, and a :class:`ProgramSource` under ``enginepick.sources``. Vendor
