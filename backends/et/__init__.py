@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-from pathlib import Path
-from typing import Optional
-
 from backends.et import build as building
 from backends.et import deploy
 from backends.et.runtime import INSTALL, XNNPACK, load
 from backends.et.session import EtSession
+from backends.machine import cpu_flags, processor_name, versions_of
 from harness.backend import API_VERSION, BuildRequest, Capabilities, Offer
 from harness.errors import BackendError, UnavailableError, UnsupportedError
 from harness.types import Device, Engine, Environment, Precision, Probe, Settings
@@ -73,12 +69,7 @@ class ExecuTorch:
 
     def probe(self) -> Probe:
         """Versions and the CPU, or why not."""
-        versions = tuple(
-            (package, version)
-            for package in ("executorch", "torch", "torchao")
-            for version in [_version(package)]
-            if version is not None
-        )
+        versions = versions_of("executorch", "torch", "torchao")
         try:
             runtime = load()
             there = runtime._get_registered_backend_names()  # noqa: SLF001
@@ -88,7 +79,8 @@ class ExecuTorch:
             return Probe(self.name, versions, problem=f"executorch: {error}", fix=INSTALL)
         if XNNPACK not in there:
             return Probe(self.name, versions, problem="executorch has no XNNPACK", fix=INSTALL)
-        return Probe(self.name, versions, (Device("cpu", _processor(), _precisions()),))
+        cpu = Device("cpu", f"{processor_name()} (XNNPACK)", _precisions())
+        return Probe(self.name, versions, (cpu,))
 
     def build(self, request: BuildRequest, workdir: str) -> Engine:
         """Make the program, or copy the user's; see :mod:`backends.et.build`."""
@@ -116,31 +108,9 @@ class ExecuTorch:
         return deploy.script(engine, settings.threads)
 
 
-def _version(package: str) -> Optional[str]:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_text() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _processor() -> str:
-    for line in _cpu_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return f"{value.strip()} (XNNPACK)"
-    return f"{platform.processor() or platform.machine()} (XNNPACK)"
-
-
 def _precisions() -> tuple[Precision, ...]:
     """Those that XNNPACK has kernels for; x86 without AVX512-FP16 adds in float32."""
-    flags = set(_cpu_text().split())
+    flags = cpu_flags() or frozenset()
     half = {"avx2", "f16c"} <= flags or "asimdhp" in flags
     native = (Precision.FP32, Precision.INT8, Precision.INT8_DYNAMIC)
     return (*native, Precision.FP16) if half else native

@@ -20,11 +20,10 @@ from backends.litert.runtime import (
     has_float16,
     load,
     native_log,
-    processor_name,
-    version_of,
 )
 from backends.litert.session import InterpreterSession
 from backends.litert.slots import Shape, Slots, slots_of
+from backends.machine import processor_name, versions_of
 from harness.backend import API_VERSION, BuildRequest, Capabilities, Offer, Session
 from harness.errors import BackendError, UnsupportedError
 from harness.types import Device, Engine, Environment, Executed, Precision, Probe, Settings
@@ -80,12 +79,7 @@ class LiteRt:
 
     def probe(self) -> Probe:
         """Each device is proved by compiling a tiny model for it alone and running it there."""
-        versions = tuple(
-            (package, version)
-            for package in ("ai-edge-litert", "litert-quantizer")
-            for version in [version_of(package)]
-            if version is not None
-        )
+        versions = versions_of("ai-edge-litert", "litert-quantizer")
         try:
             load()
             devices = tuple(_devices())

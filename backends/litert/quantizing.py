@@ -21,8 +21,9 @@ from typing import Any, Optional
 from backends import feeds
 from backends.litert import flatfile, readying
 from backends.litert.flatfile import COMPUTE, Graph
-from backends.litert.runtime import SETUP, classified, quiet, version_of
+from backends.litert.runtime import SETUP, classified, quiet
 from backends.litert.slots import Slots
+from backends.machine import version_of
 from harness.backend import BuildRequest, Calibration
 from harness.errors import BackendError, UnavailableError, UnsupportedError
 

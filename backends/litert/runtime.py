@@ -1,4 +1,4 @@
-"""LiteRT itself: how it is imported, what its errors mean, and which CPU it runs on."""
+"""LiteRT itself: how it is imported, what its errors mean, and whether it has float16 here."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import platform
 import re
 import warnings
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Optional
 
+from backends.machine import cpu_flags
 from harness.errors import BackendError, OutOfMemoryError, UnavailableError, UnsupportedError
 
 INSTALL = 'pip install "enginepick[litert]"'
@@ -41,14 +40,6 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
-
-
-def version_of(package: str) -> Optional[str]:
-    """Of an installed package; None where it isn't there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 _BROKEN = "the model file is damaged, or isn't a .tflite file: "  # the runtime's words follow
@@ -144,29 +135,11 @@ def said(text: str) -> str:
     return " ".join(text.split())[:_WORST_TEXT]
 
 
-def processor_name() -> str:
-    """The CPU's name as the system gives it."""
-    for key, value in _cpuinfo():
-        if key == "model name" and value:
-            return value
-    return platform.processor() or platform.machine() or os.name
-
-
 def has_float16() -> bool:
     """Whether the CPU computes in float16 itself; False where the system doesn't tell."""
     if platform.machine().lower() == "arm64" and platform.system() == "Darwin":
         return True  # all of Apple's do
-    flags = next((value for key, value in _cpuinfo() if key in ("flags", "Features")), "")
-    return bool({"avx512_fp16", "asimdhp"} & set(flags.split()))
-
-
-def _cpuinfo() -> list[tuple[str, str]]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    pairs = (line.partition(":") for line in text.splitlines())
-    return [(key.strip(), value.strip()) for key, _, value in pairs]
+    return bool({"avx512_fp16", "asimdhp"} & (cpu_flags() or frozenset()))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
+from backends.machine import cpu_flags, processor_name
 from backends.ort import deploy, executed, graph
 from backends.ort.cuda import OrtCudaSession
 from backends.ort.openings import TINY_MODEL, Opening, opening
@@ -20,7 +21,7 @@ from backends.ort.providers import (
     plugin_versions,
     possible,
 )
-from backends.ort.runtime import INSTALL, import_runtime, processor_name, version_of
+from backends.ort.runtime import INSTALL, import_runtime, version_of
 from backends.ort.session import OrtDeviceSession, OrtSession
 from harness.backend import API_VERSION, BuildRequest, Capabilities, Offer, Session
 from harness.errors import BackendError, UnavailableError, UnsupportedError
@@ -228,11 +229,7 @@ def _cpu_precisions() -> tuple[Precision, ...]:
     native = (FP32, *quantized)
     if platform.machine().lower() not in ("aarch64", "arm64"):
         return native
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
-        return native
-    return (FP32, FP16, *quantized) if "asimdhp" in flags else native
+    return (FP32, FP16, *quantized) if "asimdhp" in (cpu_flags() or ()) else native
 
 
 BACKEND = OnnxRuntime()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from typing import Any, Optional
@@ -162,18 +161,3 @@ def _said(text: str) -> str:
     text = re.sub(r"^.*(?=CUDA failure \d+:)| ; hostname=\S+", "", text)
     text = re.sub(r"^/onnxruntime_src/.*(?=\[ONNXRuntimeError\]|Please install )", "", text)
     return text[:_WORST_TEXT]
-
-
-def processor_name() -> str:
-    """The CPU's name as the system gives it."""
-    import platform
-
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
-            for line in lines:
-                key, _, value = line.partition(":")
-                if key.strip() == "model name" and value.strip():
-                    return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or os.name

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import pprint
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from backends import enginefile
+from backends.machine import versions_of
 from backends.ov import build as building
 from backends.ov.device import (
     check_properties,
@@ -91,12 +91,7 @@ class OpenVino:
 
     def probe(self) -> Probe:
         """Versions and devices, or why not."""
-        versions = tuple(
-            (package, version)
-            for package in ("openvino", "nncf")
-            for version in [_version(package)]
-            if version is not None
-        )
+        versions = versions_of("openvino", "nncf")
         try:
             core = load().Core()
             devices = tuple(_device(core, name) for name in core.available_devices)
@@ -145,13 +140,6 @@ class OpenVino:
         }
         head = "\n".join(f"{key} = {pprint.pformat(value)}" for key, value in values.items())
         return _SCRIPT.replace("# VALUES", head)
-
-
-def _version(package: str) -> Optional[str]:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _device(core: Any, name: str) -> Device:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Optional
 
+from backends.machine import cpu_flags
 from backends.ov import control
 from backends.ov.device import Target, parse
 from backends.ov.runtime import INSTALL, classified, quiet
@@ -309,19 +309,6 @@ def _nncf_device(nncf: Any, target: Target) -> Any:
     """NNCF's set of rules for the device; ANY (those of a CPU) where it can be several."""
     only = next(iter(target.types)) if len(target.types) == 1 else "ANY"
     return getattr(nncf.TargetDevice, only, nncf.TargetDevice.ANY)
-
-
-def cpu_flags() -> Optional[frozenset[str]]:
-    """The CPU's features as Linux names them; None where unknown."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip().lower() in ("flags", "features"):
-            return frozenset(value.split())
-    return None
 
 
 def needs_overflow_fix(target: Target, flags: Optional[frozenset[str]]) -> bool:
