@@ -182,6 +182,30 @@ def clamped(path: Path) -> str:
     return file.write(path, ["x"], ["y"], signed=False)
 
 
+def limited(path: Path) -> str:
+    """``x`` [1, 3, 6] -> dense -> at least 0.5, a constant [1] -> ``y``."""
+    file = File()
+    for name in ("x", "m", "y"):
+        file.tensor(name, (1, 3, 6))
+    file.constant("w", np.random.default_rng(5).standard_normal((6, 6)).astype("f4"))
+    file.constant("least", np.array([0.5], "f4"))
+    dense = {"kind": "FullyConnectedOptions", "keepNumDims": True}
+    file.operator("FULLY_CONNECTED", ["x", "w"], ["m"], **dense)
+    file.operator("MAXIMUM", ["least", "m"], ["y"], kind="MaximumMinimumOptions")
+    return file.write(path, ["x"], ["y"], signed=False)
+
+
+def quotient(path: Path) -> str:
+    """``x`` [1, 6] -> dense -> divided by ``x`` -> ``y``."""
+    file = File()
+    for name in ("x", "m", "y"):
+        file.tensor(name, (1, 6))
+    file.constant("w", np.random.default_rng(6).standard_normal((6, 6)).astype("f4"))
+    file.operator("FULLY_CONNECTED", ["x", "w"], ["m"], kind="FullyConnectedOptions")
+    file.operator("DIV", ["m", "x"], ["y"], kind="DivOptions")
+    return file.write(path, ["x"], ["y"], signed=False)
+
+
 def difference(path: Path, names: tuple[str, str], signed: tuple[str, str]) -> str:
     """The first input [1, 4] less the second -> ``y``. names: the inputs', and in a signature."""
     file = File()

@@ -646,6 +646,46 @@ def test_activations_after_int8_products_are_part_of_them(exclude, left, tmp_pat
     np.testing.assert_allclose(got, wanted, atol=0.5)
 
 
+def test_a_constant_of_fewer_axes_than_what_it_limits_is_quantized(tmp_path):
+    pytest.importorskip("litert_quantizer")
+    path = litert_files.limited(tmp_path / "limited.tflite")
+    feeds = [
+        {"x": np.random.default_rng(seed).standard_normal((1, 3, 6)).astype("f4")}
+        for seed in range(8)
+    ]
+    found = []
+    for offer in (RECIPES["source"], RECIPES["static-wi8-ai8"]):
+        folder = tmp_path / offer.recipe
+        folder.mkdir()
+        data = MemoryCalibration(feeds)
+        request = BuildRequest(path, offer.precision, offer.recipe, "cpu", data)
+        session = BACKEND.open(BACKEND.build(request, str(folder)), "cpu", ONE)
+        found.append(infer(session, feeds[0])["y"])
+    wanted, got = found
+    assert (wanted == 0.5).any()
+    np.testing.assert_allclose(got, wanted, atol=0.03 * wanted.max())
+
+
+@pytest.mark.parametrize("include", [None, "Gemm,Div"])
+def test_divisions_are_int8_only_where_that_is_wished(include, tmp_path):
+    """LiteRT's kernel fails at a divisor that rounds to zero, which only some samples have."""
+    pytest.importorskip("litert_quantizer")
+    path = litert_files.quotient(tmp_path / "quotient.tflite")
+    feed = {"x": np.array([[-1, 1, 0.5, -0.5, 1, 0.001]], "f4")}
+    wishes = (("include", include),) if include else ()
+    (tmp_path / "e").mkdir()
+    data = MemoryCalibration([feed])
+    request = BuildRequest(path, Precision.INT8, "static-wi8-ai8", "cpu", data, wishes)
+    engine = BACKEND.build(request, str(tmp_path / "e"))
+    assert any("1 DIV stay in float32" in note for note in engine.notes) == (not include)
+    session = BACKEND.open(engine, "cpu", ONE)
+    if include:
+        with pytest.raises(RuntimeError, match="zero_point"):
+            infer(session, feed)
+    else:
+        assert np.isfinite(infer(session, feed)["y"]).all()
+
+
 @pytest.mark.parametrize("names", [("the", "same"), ("x", "x"), ("", "")])
 def test_tensors_may_share_a_name_or_have_none(names, tmp_path):
     pytest.importorskip("litert_quantizer")

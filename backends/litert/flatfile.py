@@ -33,6 +33,7 @@ class Tensor:
 
     name: str
     type: str
+    rank: int
     constant: bool
     scaled: bool
 
@@ -151,6 +152,7 @@ def _tensor(model: Any, tensor: Any, types: dict[int, str]) -> Tensor:
     return Tensor(
         name=(tensor.name or b"").decode("utf-8", errors="replace"),
         type=types.get(tensor.type, f"type {tensor.type}"),
+        rank=len(_numbers(tensor.shape)),
         constant=data is not None and len(data) > 0,
         scaled=scale is not None and len(scale) > 0,
     )

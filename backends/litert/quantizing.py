@@ -55,6 +55,12 @@ _TYPES = {
 _QUANTIZERS_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 """Operators that the quantizer calls otherwise than the file."""
 
+_SCALED_BY_OUTPUT = {
+    *("MAXIMUM", "MINIMUM", "SELECT", "SELECT_V2"),
+    *("PADV2", "PACK", "CONCATENATION", "DYNAMIC_UPDATE_SLICE"),
+}
+"""Operators whose inputs get the output's scale."""
+
 _BLOCKS = ("32", "64", "128", "256")
 _COMMON = {"include", "exclude", "saturates", "reduce_range"}
 _STATIC = {"calibration", "symmetric"}
@@ -118,11 +124,15 @@ def quantize(request: BuildRequest, slots: Slots) -> tuple[bytes, list[str]]:
         if quantizer.need_calibration:
             samples = {key: _Feeds(_calibration(request), slots)}
             ranges = _calibrated(tools, content, rules, samples)
+            _match_ranks(ranges, graphs)
         with _refusals():
             result = quantizer.quantize(ranges, enable_progress_report=False)
     quantized = bytes(result.quantized_model)
     made = flatfile.graphs(tools.utils.read_model_from_bytearray(quantized))
-    return quantized, [f"{PACKAGE} {version_of(PACKAGE)}", *_told(made, recipe, request.recipe)]
+    notes = [f"{PACKAGE} {version_of(PACKAGE)}", *_told(made, recipe, request.recipe)]
+    if recipe.static and "include" not in wishes:
+        notes += _divisions(graphs)
+    return quantized, notes
 
 
 @contextlib.contextmanager
@@ -197,6 +207,23 @@ def _calibrated(tools: _Tools, content: bytes, rules: Any, samples: Mapping[str,
     return calibrator.get_model_qsvs()
 
 
+def _match_ranks(ranges: dict[str, Any], graphs: tuple[Graph, ...]) -> None:
+    """Give the range of what has a constant beside it that constant's rank.
+
+    The quantizer scales such a constant by its operator's output, and refuses other ranks, as in
+    the maximum of a vector and one number. A range is of a whole tensor: its rank means nothing.
+    """
+    for graph in graphs:
+        for operator in graph.operators:
+            if operator.name not in _SCALED_BY_OUTPUT:
+                continue
+            name = graph.tensors[operator.outputs[0]].name
+            for each in (graph.tensors[number] for number in operator.inputs):
+                if each.constant and each.type == "FLOAT32" and name in ranges:
+                    shape = (1,) * each.rank
+                    ranges[name] = {key: end.reshape(shape) for key, end in ranges[name].items()}
+
+
 def _refuse_quantized(graphs: tuple[Graph, ...]) -> None:
     found = Counter(name for graph in graphs for name in graph.quantized)
     if found:
@@ -241,6 +268,7 @@ def _rules(
             whole = _settings(recipe, wishes, "TENSORWISE")
             rules.append(_rule(".*", "BATCH_MATMUL", recipe, whole))
         rules += [_none(".*", name) for name in ("INPUT", "OUTPUT")]
+        rules += [_none(".*", "DIV")] if wanted is None else []  # see _divisions
     if "block_size" in wishes and (wanted is None or "FULLY_CONNECTED" in wanted):
         blocks = _settings(recipe, wishes, f"BLOCKWISE_{wishes['block_size']}")
         rules.append(_rule(".*", "FULLY_CONNECTED", recipe, blocks))
@@ -335,6 +363,13 @@ def _told(graphs: tuple[Graph, ...], recipe: Recipe, name: str) -> list[str]:
     return [
         f"{name}: {done} of {len(products)} compute operators have weights of {recipe.bits} bits"
     ]
+
+
+def _divisions(graphs: tuple[Graph, ...]) -> list[str]:
+    """They stay as they are unless the user includes them: int8 would break them."""
+    count = sum(operator.name == "DIV" for graph in graphs for operator in graph.operators)
+    why = "LiteRT's int8 kernel fails where a divisor rounds to 0"
+    return [f"{count} DIV stay in float32: {why}"] if count else []
 
 
 def _products(graph: Graph, recipe: Recipe) -> Iterator[tuple[str, bool]]:
