@@ -29,6 +29,8 @@ from harness.errors import BackendError, OutOfMemoryError, UnsupportedError
             "operator",
         ),
         ("Failed to load method, error: 0x:21", OutOfMemoryError, "memory"),
+        ("method->execute() failed with error 0x1", BackendError, "internal error"),
+        ("DefaultCPUAllocator: can't allocate memory: you tried", OutOfMemoryError, "you tried"),
         ("something else", BackendError, "something else"),
     ],
 )

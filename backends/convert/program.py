@@ -75,6 +75,7 @@ def _loaded(torch: Any, path: str) -> tuple[Any, tuple[str, ...]]:
         with pt2.quiet():
             return torch.export.load(path), ()
     except Exception as fault:
+        pt2.refuse_memory(fault)
         wrote = archives.written_by(path)
         what = f"torch {torch.__version__} can't load it: {first_line(fault)}"
         fix = f"export it with this version of torch; {archives.EXPORT}"
@@ -90,6 +91,7 @@ def _save(torch: Any, program: Any, path: str, source: str) -> None:
         with pt2.quiet():
             torch.export.save(program, path)
     except Exception as fault:
+        pt2.refuse_memory(fault)
         what = f"the exported program can't be saved: {first_line(fault)}"
         fix = "let forward() take and return tensors, tuples, lists and dicts of them"
         raise InputError([Problem(source, what, fix)]) from fault
@@ -103,6 +105,7 @@ def _called(torch: Any, source: str) -> tuple[Any, tuple[str, ...]]:
         with pt2.quiet():
             returned = function()
     except Exception as fault:
+        pt2.refuse_memory(fault)
         what = f"raised {type(fault).__name__}: {first_line(fault)}"
         raise InputError([Problem(source, what, "mend the function, and run again")]) from fault
     if isinstance(returned, torch.export.ExportedProgram):

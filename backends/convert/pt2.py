@@ -20,7 +20,7 @@ import numpy as np
 
 from backends.convert import checking
 from harness.backend import Feed
-from harness.errors import BackendError, UnavailableError
+from harness.errors import BackendError, OutOfMemoryError, UnavailableError
 from harness.types import Array, Port, Ports, Probe, TensorSpec
 
 INSTALL = 'enginepick setup executorch, or: pip install "enginepick[executorch]"'
@@ -33,6 +33,23 @@ DTYPES = (
 )  # fmt: skip
 """The element types that numpy has by the same name."""
 
+_NO_MEMORY = "can't allocate memory"
+
+
+def chain(fault: BaseException) -> Iterator[BaseException]:
+    """A fault, and those that led to it; the last one was the first."""
+    at: Optional[BaseException] = fault
+    while at is not None:
+        yield at
+        at = at.__cause__ or at.__context__
+
+
+def refuse_memory(fault: BaseException) -> None:
+    """Raise OutOfMemoryError where that is what a fault is of; PyTorch has no class for it."""
+    for each in chain(fault):
+        if isinstance(each, (MemoryError, OutOfMemoryError)) or _NO_MEMORY in str(each):
+            raise OutOfMemoryError(str(each) or "no memory left") from fault
+
 
 def import_torch() -> Any:
     """The ``torch`` module. Raises UnavailableError with the reason."""
@@ -41,6 +58,7 @@ def import_torch() -> Any:
             import torch
             import torch.export
     except Exception as fault:  # broken installations raise much more than ImportError
+        refuse_memory(fault)
         raise UnavailableError(f"torch can't be imported: {fault}", INSTALL) from fault
     return torch
 
@@ -77,6 +95,7 @@ def load(path: str) -> Any:
         with quiet():
             return torch.export.load(path)
     except Exception as fault:
+        refuse_memory(fault)
         raise BackendError(f"torch {torch.__version__} can't load {path}: {fault}") from fault
 
 
@@ -281,19 +300,19 @@ def open_axes(program: Any) -> Optional[Any]:
     """The dynamic shapes of :func:`flat`'s inputs, for exporting again; None where none is open."""
     torch = import_torch()
     values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
-    dims: dict[Any, Any] = {}
-    found = []
-    for name in program.graph_signature.user_inputs:
-        axes = {}
-        for axis, size in enumerate(values[name].shape):
-            if not isinstance(size, int):
-                axes[axis] = dims.setdefault(size.node.expr, torch.export.Dim.DYNAMIC)
-        found.append(axes)
-    return (tuple(found),) if any(found) else None
+    found = tuple(
+        {
+            axis: torch.export.Dim.DYNAMIC
+            for axis, size in enumerate(values[name].shape)
+            if not isinstance(size, int)
+        }
+        for name in program.graph_signature.user_inputs
+    )
+    return (found,) if any(found) else None
 
 
 __all__ = [
-    "BATCH", "DTYPES", "INSTALL", "changed", "dtype_name", "flat", "graphs",
+    "BATCH", "DTYPES", "INSTALL", "chain", "changed", "dtype_name", "flat", "graphs",
     "import_torch", "load", "open_axes", "operators", "original", "output_names", "ports", "probe",
-    "quiet", "runner", "sha256", "size_bytes", "tensors",
+    "quiet", "refuse_memory", "runner", "sha256", "size_bytes", "tensors",
 ]  # fmt: skip

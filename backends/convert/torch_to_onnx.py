@@ -15,6 +15,8 @@ OPSET = 18
 """What PyTorch's operators are written in; ONNX Runtime, OpenVINO and TensorRT all take it."""
 
 _MOST_BYTES = 2_000_000_000  # protobuf's limit is 2 GiB, the graph included
+_NODE = re.compile(r"Error when translating node .*?target=torch\.ops\.([\w.]+)")
+_COLOUR = re.compile(r"\x1b\[\d+m")
 _MISSING = re.compile(r"No ONNX function found for (?:<OpOverload\(op=')?([\w.:]+)")
 
 
@@ -62,26 +64,27 @@ def _export(program: Any, ports: Ports, path: str, large: bool) -> None:
             )
             made.save(path, external_data=large)
     except Exception as fault:
+        pt2.refuse_memory(fault)
         raise _classified(fault) from fault
 
 
 def _classified(fault: BaseException) -> BackendError:
-    """Exceptions of the exporter are chained, and the last one names the operator."""
-    texts = []
-    link: Optional[BaseException] = fault
-    while link is not None:
-        texts.append(str(link))
-        link = link.__cause__ or link.__context__
-    for text in texts:
-        match = _MISSING.search(text)
-        if match:
-            name = match.group(1)
-            return UnsupportedError(
-                f"torch.onnx.export has no ONNX for {name}",
-                "write that part of the model with other operators, or pass a translation of it "
-                "to torch.onnx.export (custom_translation_table) and sweep the ONNX",
-            )
-    return BackendError(f"torch.onnx.export failed: {first_line(fault)}")
+    """Exceptions of the exporter are chained: the first tell the steps, the last the reason."""
+    faults = [*pt2.chain(fault)]
+    text = "\n".join(map(str, faults))
+    reason = f"{type(faults[-1]).__name__}: {_COLOUR.sub('', first_line(faults[-1]))}"
+    missing, node = _MISSING.search(text), _NODE.search(text)
+    if missing:
+        what = f"torch.onnx.export has no ONNX for {missing[1]}"
+    elif node:
+        what = f"torch.onnx.export can't translate {node[1]}: {reason}"
+    else:
+        return BackendError(f"torch.onnx.export failed: {reason}")
+    return UnsupportedError(
+        what,
+        "write that part of the model with other operators, or pass a translation of it "
+        "to torch.onnx.export (custom_translation_table) and sweep the ONNX",
+    )
 
 
 def _finish(request: ConvertRequest, path: str) -> None:

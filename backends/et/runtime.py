@@ -6,10 +6,9 @@ import importlib
 import re
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any, Optional
 
-from backends.convert.pt2 import quiet
+from backends.convert.pt2 import chain, quiet, refuse_memory
 from harness.errors import BackendError, OutOfMemoryError, UnavailableError, UnsupportedError
 
 INSTALL = "enginepick setup executorch"
@@ -37,7 +36,7 @@ _CODES = {
 
 _UNSUPPORTED, _MEMORY = {0x10, 0x11, 0x13, 0x14, 0x20, 0x30}, {0x21, 0x25, 0x31}
 
-_CODE = re.compile(r"error: (?:0x:?)([0-9a-fA-F]+)")
+_CODE = re.compile(r"error:? 0x:?([0-9a-fA-F]+)")
 
 _MISSING = re.compile(r"Missing out variants: \{([^}]*)\}")
 
@@ -84,9 +83,11 @@ def classified(error: BaseException, what: str) -> BackendError:
         kind = UnsupportedError if code in _UNSUPPORTED else kind
         kind = OutOfMemoryError if code in _MEMORY else kind
         return kind(f"{what}: {words} (0x{code:02x}: {text})")
-    if isinstance(error, MemoryError):
-        return OutOfMemoryError(f"{what}: {text}")
-    names = {type(each).__name__ for each in _chain(error)}
+    try:
+        refuse_memory(error)
+    except OutOfMemoryError as found:
+        return OutOfMemoryError(f"{what}: {found}")
+    names = {type(each).__name__ for each in chain(error)}
     if _BY_VALUE in names:
         text = f"sizes depend on values, for which memory can't be planned: {text}"
     if names & {"SpecViolationError", "ExportError", _BY_VALUE}:
@@ -102,13 +103,6 @@ def _operators(text: str) -> str:
     missing = _MISSING.search(text)
     names = sorted(each.strip(" '\"") for each in missing[1].split(",")) if missing else []
     return f"kernel for {', '.join(names)}" if names else ""
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    at: Optional[BaseException] = error
-    while at is not None:
-        yield at
-        at = at.__cause__ or at.__context__
 
 
 def use_threads(runtime: Any, session: object, threads: Optional[int]) -> None:
