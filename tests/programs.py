@@ -117,6 +117,16 @@ class _Whitened(nn.Module):
         return self.norm(features)
 
 
+class _Centred(nn.Module):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features - features.mean()
+
+
+class _Summed(nn.Module):
+    def forward(self, x: torch.Tensor, *rest: torch.Tensor, twice: bool = False) -> torch.Tensor:
+        return x + sum(rest) * (2 if twice else 1)
+
+
 class _SequenceFirst(nn.Module):
     """Its first axis is time."""
 
@@ -207,6 +217,18 @@ def returning() -> Any:
 def whitened() -> Any:
     torch.manual_seed(7)
     return _Whitened().eval(), (torch.randn(6, 4),)
+
+
+def whitened_zeros() -> Any:
+    return _Whitened().eval(), (torch.zeros(6, 4),)
+
+
+def centred() -> Any:
+    return _Centred().eval(), (torch.randn(6),)
+
+
+def summed() -> Any:
+    return _Summed().eval(), (torch.randn(1, 4), torch.randn(1, 4), torch.randn(1, 4))
 
 
 def without_values() -> Any:

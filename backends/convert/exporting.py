@@ -63,6 +63,7 @@ def _plain_outputs(example: Example, where: str) -> Example:
         with torch.no_grad(), pt2.quiet():
             returned = example.module(*example.args, **example.kwargs)
     except Exception as fault:
+        pt2.refuse_memory(fault)
         what = f"forward() raised {type(fault).__name__}: {first_line(fault)}"
         fix = "return inputs that forward() takes: model(*inputs), or model(**inputs), must work"
         raise InputError([Problem(where, what, fix)]) from fault
@@ -73,6 +74,7 @@ def _as_given(example: Example, where: str) -> Any:
     try:
         return _exported(example)
     except Exception as fault:
+        pt2.refuse_memory(fault)
         what = f"torch.export.export raised {type(fault).__name__}: {first_line(fault)}"
         fix = "the same call in Python shows the whole error and where in the model it is"
         raise InputError([Problem(where, what, fix)]) from fault
@@ -88,8 +90,8 @@ def _batched(example: Example) -> tuple[Any, str]:
     if len(sizes) != 1 or None in sizes:
         return None, "the inputs have no first axis of one size"
     batch = torch.export.Dim(pt2.BATCH, min=1, max=LARGEST_BATCH)
-    # One sample alone would be exported as the constant 1; others of the same values are valid.
-    others = [leaf.flip(tuple(range(1, leaf.ndim))) for leaf in leaves]
+    # One sample alone would be exported as the constant 1.
+    others = [_other(leaf) for leaf in leaves]
     both = [torch.cat(pair) for pair in zip(leaves, others)]
     args, kwargs = pytree.tree_unflatten(both, spec)
     shapes = pytree.tree_map(lambda _: {0: batch}, (args, kwargs))
@@ -97,8 +99,18 @@ def _batched(example: Example) -> tuple[Any, str]:
         program = _exported(Example(example.module, args, kwargs, _by_argument(example, shapes)))
         told = _told_apart(program, leaves, others, both)
     except Exception as fault:  # noqa: BLE001 - whatever a model does with shapes
+        pt2.refuse_memory(fault)
         return None, first_line(fault)
     return (program, "") if told else (None, "the first axis isn't one of independent samples")
+
+
+def _other(leaf: Any) -> Any:
+    """Of other values: of integers, which may be indices, the same ones in another order."""
+    torch = pt2.import_torch()
+    flipped = leaf.flip(tuple(range(1, leaf.ndim)))
+    if not leaf.is_floating_point():
+        return flipped
+    return flipped + torch.linspace(0, 1, leaf.numel(), dtype=leaf.dtype).reshape(leaf.shape)
 
 
 def _by_argument(example: Example, shapes: tuple[Any, Any]) -> Any:
@@ -106,9 +118,11 @@ def _by_argument(example: Example, shapes: tuple[Any, Any]) -> Any:
     args, kwargs = shapes
     if not kwargs:
         parameters = inspect.signature(example.module.forward).parameters.values()
-        fixed = [each for each in parameters if each.kind is not each.VAR_POSITIONAL]
-        many = len(fixed) != len(parameters)
-        return (*args[: len(fixed)], args[len(fixed) :]) if many else args
+        kinds = [each.kind for each in parameters]
+        if inspect.Parameter.VAR_POSITIONAL in kinds:
+            own = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+            return (*args[:own], args[own:])
+        return args
     return kwargs
 
 
