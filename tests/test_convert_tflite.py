@@ -387,9 +387,8 @@ def test_nothing_reaches_stdout_or_the_current_folder(tmp_path, capfd, monkeypat
 def test_the_users_samples_are_checked_on(tmp_path):
     onnx.save(unet(), tmp_path / "source.onnx")
     request = request_of(tmp_path / "source.onnx")
-    fitting = random_feed(request.inputs, seed=1)
-    other = {"image": np.zeros((1, 3, 8, 8), np.float32)}
-    done = CONVERTER.convert(replace(request, samples=(fitting, other)), str(tmp_path))
+    sample = random_feed(request.inputs, seed=1)
+    done = CONVERTER.convert(replace(request, samples=(sample,)), str(tmp_path))
     assert "the ONNX model" in done.notes[0]
 
 

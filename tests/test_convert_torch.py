@@ -20,14 +20,14 @@ pytest.importorskip("onnxscript")
 import programs
 from torch.nn import functional
 
-from backends.convert import pt2, torch_to_onnx
+from backends.convert import onnx_to_torch, pt2, torch_to_onnx
 from backends.convert.onnx_to_torch import CONVERTER as TO_TORCH
 from backends.convert.program import SOURCE
 from backends.convert.torch_to_onnx import CONVERTER as TO_ONNX
 from backends.convert.torch_to_tflite import CONVERTER as TO_TFLITE
 from harness import testing_models
 from harness.backend import ConvertRequest, Program
-from harness.errors import BackendError, InputError, UnsupportedError
+from harness.errors import BackendError, InputError, OutOfMemoryError, UnsupportedError
 from harness.types import TensorSpec
 
 HERE = Path(__file__).resolve().parent
@@ -103,6 +103,11 @@ def assert_near(got, wanted):
         assert got[name].dtype == value.dtype, name
         scale = float(np.abs(value).max()) or 1.0
         assert float(np.abs(got[name] - value).max()) <= ABOUT * scale, name
+
+
+class _Product(torch.nn.Module):
+    def forward(self, x, weights, scale):
+        return (x @ weights) @ (weights * scale)
 
 
 class _InPlace(torch.nn.Module):
@@ -186,6 +191,15 @@ class TestRead:
         assert found.inputs[0].shape == (6, 4)
         assert any("isn't one of independent samples" in note for note in found.notes)
 
+    @pytest.mark.parametrize("name", ["whitened_zeros", "centred"])
+    def test_examples_that_are_all_alike_hide_no_dependence(self, name, read):
+        assert any("isn't one of independent samples" in note for note in read(name).notes)
+
+    def test_arguments_of_any_number_and_keywords_alone(self, read):
+        found = read("summed")
+        assert [spec.shape for spec in found.inputs] == [("batch", 4)] * 3
+        assert found.notes == ()
+
     def test_shapes_of_the_users_own(self, read):
         first, second = read("own_shapes").inputs[0].shape
         assert first == 3
@@ -257,9 +271,9 @@ class TestRefused:
         made, inputs = programs.counting()
         module = made if name == "calls" else _InPlace()
         program = torch.export.export(module, inputs)
-        torch.export.save(
-            program.run_decompositions() if decomposed else program, tmp_path / "m.pt2"
-        )
+        with pt2.quiet():
+            program = program.run_decompositions() if decomposed else program
+            torch.export.save(program, tmp_path / "m.pt2")
         assert f"forward() changes {name}" in problems_of(tmp_path / "m.pt2", tmp_path)
 
     @pytest.mark.parametrize("active", [True, False])
@@ -428,6 +442,72 @@ class TestToOnnx:
         TO_ONNX.convert(asked(program, samples=(sample,)), str(tmp_path))
         assert compared == [(sample,)]
 
+    def test_scalars_pass(self, tmp_path):
+        class Doubled(torch.nn.Module):
+            def forward(self, x):
+                return x * 2
+
+        torch.export.save(torch.export.export(Doubled(), (torch.tensor(1.5),)), tmp_path / "m.pt2")
+        program = SOURCE.read(str(tmp_path / "m.pt2"), str(tmp_path))
+        assert program.inputs[0].shape == ()
+        TO_ONNX.convert(asked(program), str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("between", "kind", "says"),
+        [
+            (
+                "Error when translating node %a : call[target=torch.ops.aten.sort.stable](",
+                UnsupportedError,
+                "can't translate aten.sort.stable: KeyError: 'axis'",
+            ),
+            ("\x1b[96mstep 2/3\x1b[0m", BackendError, "failed: KeyError: 'axis'"),
+        ],
+    )
+    def test_the_first_of_the_exporters_faults_is_told(
+        self, between, kind, says, read, tmp_path, monkeypatch
+    ):
+        def failing(*_: object, **__):
+            outer = RuntimeError("Failed to convert. \x1b[96mThis is step 3/3\x1b[0m")
+            outer.__cause__ = ValueError(between)
+            outer.__cause__.__cause__ = KeyError("axis")
+            raise outer
+
+        monkeypatch.setattr(torch.onnx, "export", failing)
+        with pytest.raises(BackendError) as caught:
+            TO_ONNX.convert(asked(read("two")), str(tmp_path))
+        assert type(caught.value) is kind
+        assert str(caught.value) == f"torch.onnx.export {says}"
+
+
+class TestMemory:
+    """What lacked memory is told as that, wherever it did."""
+
+    @pytest.mark.parametrize(
+        "fault",
+        [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")],
+    )
+    @pytest.mark.parametrize(
+        ("where", "convert"),
+        [
+            ("export.load", lambda given, to: TO_ONNX.convert(asked(given), to)),
+            ("onnx.export", lambda given, to: TO_ONNX.convert(asked(given), to)),
+            ("export.export", lambda _, to: SOURCE.read("programs:two", to)),
+            ("export.save", lambda _, to: SOURCE.read("programs:two", to)),
+            ("export.load", lambda given, to: SOURCE.read(given.path, to)),
+            ("export.export", lambda _, to: TO_TORCH.convert(relu_of(Path(to)), to)),
+        ],
+    )
+    def test_it_stays_what_it_is(self, where, convert, fault, read, tmp_path, monkeypatch):
+        program = read("two")
+
+        def failing(*_: object, **__):
+            raise RuntimeError("something failed") from fault
+
+        module, name = where.split(".")
+        monkeypatch.setattr(getattr(torch, module), name, failing)
+        with pytest.raises(OutOfMemoryError):
+            convert(program, str(tmp_path))
+
 
 class TestToTorch:
     @pytest.mark.parametrize("name", models(*QUICK, "cnn"))
@@ -463,6 +543,36 @@ class TestToTorch:
         specs = (TensorSpec("x", "float32", ("batch", 2)),), (TensorSpec("y", "float32", ("b", 2)),)
         with pytest.raises(UnsupportedError, match=r"acme\.FancyOp"):
             TO_TORCH.convert(request_of(tmp_path / "m.onnx", *specs), str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("dtype", "says"),
+        [("STRING", "Cast: .*dtype: 8"), ("FLOAT8E4M3FN", "Cast: .*FLOAT8E4M3FN")],
+    )
+    def test_what_it_lacks_of_an_operator_is_named(self, dtype, says, tmp_path):
+        nodes = [
+            onnx.helper.make_node("Cast", ["x"], ["s"], to=getattr(onnx.TensorProto, dtype)),
+            onnx.helper.make_node("Cast", ["s"], ["y"], to=onnx.TensorProto.FLOAT),
+        ]
+        save(tmp_path / "m.onnx", nodes, {"x": ["batch", 2]}, {"y": ["batch", 2]}, opset=19)
+        specs = tuple((TensorSpec(name, "float32", ("batch", 2)),) for name in ("x", "y"))
+        with pytest.raises(UnsupportedError, match=says):
+            TO_TORCH.convert(request_of(tmp_path / "m.onnx", *specs), str(tmp_path))
+
+    def test_what_fails_without_a_batch_is_told(self, tmp_path, monkeypatch):
+        def failing(_torch, _model, _feed, batched):
+            raise ValueError("the batch" if batched else "the reason")
+
+        def missing(*_: object):
+            raise NotImplementedError("no such pooling")
+
+        request = relu_of(tmp_path)
+        monkeypatch.setattr(onnx_to_torch, "_exported", failing)
+        monkeypatch.setattr(onnx_to_torch, "_traced", missing)
+        with pytest.raises(BackendError, match="onnx2fx: the reason"):
+            TO_TORCH.convert(request, str(tmp_path))
+        monkeypatch.setattr(onnx_to_torch, "_exported", missing)
+        with pytest.raises(UnsupportedError, match="onnx2fx: no such pooling"):
+            TO_TORCH.convert(request, str(tmp_path))
 
     def test_an_invalid_model_is_refused_first(self, tmp_path):
         node = onnx.helper.make_node("Relu", ["absent"], ["y"])
@@ -504,7 +614,15 @@ class TestToTorch:
         assert "fixed: x: float32[batch, 6]" in made.notes[-1]
 
 
-def save(path, nodes, inputs, outputs, weights=None, domain=""):
+def relu_of(folder):
+    """A request for an ONNX file of a single node."""
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    save(folder / "m.onnx", [node], {"x": ["batch", 2]}, {"y": ["batch", 2]})
+    specs = tuple((TensorSpec(name, "float32", ("batch", 2)),) for name in ("x", "y"))
+    return request_of(folder / "m.onnx", *specs)
+
+
+def save(path, nodes, inputs, outputs, weights=None, domain="", opset=17):
     """An ONNX file of float32 values."""
     helper = onnx.helper
     graph = helper.make_graph(
@@ -515,7 +633,7 @@ def save(path, nodes, inputs, outputs, weights=None, domain=""):
         ),
         [onnx.numpy_helper.from_array(value, name) for name, value in (weights or {}).items()],
     )  # fmt: skip
-    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
 
 
@@ -534,6 +652,36 @@ class TestToTflite:
         narrow = {"int64": "int32"}
         for port in made.ports.inputs:
             assert port.dtype == narrow.get(port.spec.dtype, port.spec.dtype)
+
+    @pytest.fixture
+    def open_program(self, tmp_path):
+        """One that litert-torch keeps open, beside an input that is fixed and one without axes."""
+        pytest.importorskip("litert_torch")
+        dim = torch.export.Dim("batch", min=1, max=64)
+        with pt2.quiet():
+            made = torch.export.export(
+                _Product(), (torch.ones(2, 3), torch.ones(3, 3), torch.tensor(2.0)),
+                dynamic_shapes=({0: dim}, None, None),
+            )  # fmt: skip
+            torch.export.save(made, tmp_path / "m.pt2")
+        return SOURCE.read(str(tmp_path / "m.pt2"), str(tmp_path))
+
+    def test_a_batch_stays_open_beside_inputs_that_have_none(self, open_program, tmp_path):
+        made = TO_TFLITE.convert(asked(open_program), str(tmp_path))
+        assert [port.spec for port in made.ports.inputs] == list(open_program.inputs)
+
+    def test_where_opening_fails_in_any_way_it_is_fixed(self, open_program, tmp_path, monkeypatch):
+        real = pt2.original
+
+        def failing_at_three(program, given, feeds):
+            if len(feeds) == 3:  # two samples, and two together
+                raise AssertionError("Guard failed")
+            return real(program, given, feeds)
+
+        monkeypatch.setattr(pt2, "original", failing_at_three)
+        made = TO_TFLITE.convert(asked(open_program), str(tmp_path))
+        assert [port.spec.shape for port in made.ports.inputs] == [(1, 3), (3, 3), ()]
+        assert made.notes[-1] == "litert-torch: axes that were open are fixed: x: float32[1, 3]"
 
     def test_an_operator_without_a_lowering_is_named(self, read, tmp_path):
         pytest.importorskip("litert_torch")

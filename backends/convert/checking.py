@@ -14,18 +14,19 @@ from harness.types import Array, Ports, TensorSpec
 AGREES = 1e-3
 """Of an output's largest value: float32 in another order of operations stays far below it."""
 
+_DRAWN = 2
 _FEWEST = 2  # random indices are below it: every table has as many rows
 
 
-def samples(request: ConvertRequest, count: int = 2) -> tuple[Feed, ...]:
-    """The user's first samples; where there are none, random ones of the request's shapes."""
+def samples(request: ConvertRequest) -> tuple[Feed, ...]:
+    """The user's first samples; where there are none, two random ones of the request's shapes."""
     if request.samples:
         return request.samples
     rng = np.random.default_rng(0)
     shapes = dict(request.shapes)
     return tuple(
         {spec.name: _random(rng, spec, shapes[spec.name]) for spec in request.inputs}
-        for _ in range(count)
+        for _ in range(_DRAWN)
     )
 
 
@@ -39,7 +40,7 @@ def _random(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) 
 def to_file(feed: Feed, ports: Ports) -> dict[str, Array]:
     """A feed of the model as the file takes it: its names, its order of axes, its dtypes."""
     return {
-        port.name: np.ascontiguousarray(np.transpose(feed[port.spec.name], order), port.dtype)
+        port.name: np.array(np.transpose(feed[port.spec.name], order), port.dtype, order="C")
         for port in ports.inputs
         for order in [port.axes or range(len(port.spec.shape))]
     }
@@ -74,4 +75,12 @@ def note(found: float, tool: str, original: str, count: int) -> str:
     return f"{tool}: outputs within {found:.1g} of {original}'s, of each one's largest value"
 
 
-__all__ = ["AGREES", "difference", "from_file", "note", "samples", "to_file"]
+def fixed(tool: str, ports: Ports, inputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """For the record, which of the model's inputs have open axes that the file has not."""
+    said = [
+        str(port.spec) for port, spec in zip(ports.inputs, inputs) if port.spec.shape != spec.shape
+    ]
+    return (f"{tool}: axes that were open are fixed: {', '.join(said)}",) if said else ()
+
+
+__all__ = ["AGREES", "difference", "fixed", "from_file", "note", "samples", "to_file"]

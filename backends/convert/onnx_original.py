@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 
-from backends.convert import checking
+from backends.convert import checking, onnxfile
 from harness.backend import ConvertRequest, Feed
 from harness.errors import BackendError, UnsupportedError
 from harness.types import Array, TensorSpec
@@ -23,17 +22,9 @@ _QUANTIZED = (
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger"),
     *("ConvInteger", "QLinearConv", "QLinearMatMul"),
 )
-_OLD_OR_NEW = (
-    "opset",
-    "ir_version",
-    "ir version",
-    "is not a registered function",
-    "no op registered",
-)
-_QUIET = 4
 _RANK = 2  # of a matrix
 
-Outputs = dict[str, Array]
+Outputs = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -103,7 +94,7 @@ class Original:
         del model.graph.value_info[:]
         path = scratch / f"shaped-{'open' if opened else 'fixed'}.onnx"
         _add_biases(model.graph)
-        _session(model.SerializeToString(), path)
+        onnxfile.session(model.SerializeToString(), path)
         return onnx.shape_inference.infer_shapes(onnx.load(str(path)), data_prop=True)
 
 
@@ -113,8 +104,8 @@ def read(request: ConvertRequest) -> Original:
     Raises UnsupportedError for what isn't to be converted, and BackendError where it can't be run.
     """
     model = _load(request.model)
-    session = _session(model.SerializeToString())
-    own = tuple(Case(feed, _run(session, request, feed)) for feed in _fitting(request))
+    _, run = onnxfile.runner(model.SerializeToString())
+    own = tuple(Case(feed, run(feed)) for feed in checking.samples(request))
     for name in own[0].wanted:
         if len({case.wanted[name].shape for case in own}) > 1:
             raise UnsupportedError(
@@ -123,7 +114,7 @@ def read(request: ConvertRequest) -> Original:
             )
     batch = _batch(request.inputs)
     try:
-        larger = tuple(_larger(session, request, batch, own))
+        larger = tuple(_larger(run, request, batch, own))
     except BackendError:  # the model takes no more samples, or mixes them: it is no batch
         batch, larger = frozenset(), ()
     return Original(request, model, batch, own, larger)
@@ -166,43 +157,6 @@ def nodes(graph: Any) -> Iterator[Any]:
                 yield from nodes(inner)
 
 
-def _session(model: bytes, optimized: Optional[Path] = None) -> Any:
-    """ONNX Runtime's, on the CPU; ``optimized`` gets the model as ONNX with constants folded."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _QUIET
-    if optimized is not None:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = os.fspath(optimized)
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as fault:  # ONNX Runtime raises kinds of its own
-        text = str(fault)
-        if any(sign in text.lower() for sign in _OLD_OR_NEW):
-            raise UnsupportedError(f"ONNX Runtime can't read the model: {text}") from fault
-        raise BackendError(f"ONNX Runtime can't open the model: {text}") from fault
-
-
-def _run(session: Any, request: ConvertRequest, feed: Feed) -> Outputs:
-    names = [spec.name for spec in request.outputs]
-    try:
-        return dict(zip(names, session.run(names, dict(feed))))
-    except Exception as fault:  # as above
-        raise BackendError(f"ONNX Runtime can't run the model on a sample: {fault}") from fault
-
-
-def _fitting(request: ConvertRequest) -> tuple[Feed, ...]:
-    """The samples that have the request's shapes; random ones where none has."""
-    shapes = dict(request.shapes)
-    fitting = tuple(
-        feed
-        for feed in request.samples
-        if all(np.shape(feed[name]) == tuple(shape) for name, shape in shapes.items())
-    )
-    return checking.samples(replace(request, samples=fitting))
-
-
 def _batch(inputs: Sequence[TensorSpec]) -> frozenset[str]:
     """The inputs whose first axis is open and has the first such axis' name, found nowhere else."""
     first = [spec.shape[0] for spec in inputs if spec.shape and not isinstance(spec.shape[0], int)]
@@ -213,7 +167,7 @@ def _batch(inputs: Sequence[TensorSpec]) -> frozenset[str]:
 
 
 def _larger(
-    session: Any, request: ConvertRequest, batch: frozenset[str], own: tuple[Case, ...]
+    run: onnxfile.Runner, request: ConvertRequest, batch: frozenset[str], own: tuple[Case, ...]
 ) -> Iterator[Case]:
     """Batches of unlike samples, and what the model gives for each of these by itself.
 
@@ -225,14 +179,14 @@ def _larger(
     rows = own
     if len(rows) == 1:
         drawn = checking.samples(replace(request, samples=()))
-        rows = (*own, *(Case(feed, _run(session, request, feed)) for feed in drawn))
+        rows = (*own, *(Case(feed, run(feed)) for feed in drawn))
     for times in LARGER:
         chosen = [rows[number % len(rows)] for number in range(times)]
         feed = {
             name: np.concatenate([row.feed[name] for row in chosen]) if name in batch else value
             for name, value in own[0].feed.items()
         }
-        together = _run(session, request, feed)
+        together = run(feed)
         yield Case(feed, {name: _joined(name, chosen, value) for name, value in together.items()})
 
 

@@ -192,8 +192,8 @@ class _Search:
         outputs = self._original.outputs(opened=opened)
         try:
             runner = tflite_layout.Runner(path)
-            _same_number(inputs, runner.inputs, "inputs")
-            _same_number(outputs, runner.outputs, "outputs")
+            tflite_layout.same_number("onnx2tf", inputs, runner.inputs, "inputs")
+            tflite_layout.same_number("onnx2tf", outputs, runner.outputs, "outputs")
             taking = tuple(
                 Port(spec, name, dtype, _axes(spec) if spec.name in made.last else ())
                 for spec, (name, dtype) in zip(inputs, runner.inputs)
@@ -213,12 +213,6 @@ class _Search:
 
 def _axes(spec: TensorSpec) -> tuple[int, ...]:
     return tflite_layout.LAST.get(len(spec.shape), ())
-
-
-def _same_number(specs: Sequence[TensorSpec], found: Sequence[Any], kind: str) -> None:
-    if len(specs) != len(found):
-        names = ", ".join(name for name, _ in found)
-        raise BackendError(f"what onnx2tf made has other {kind} than the model: {names}")
 
 
 def _output(
@@ -247,13 +241,7 @@ def _notes(original: Original, taken: _Taken) -> tuple[str, ...]:
     turned = [p.spec.name for p in (*taken.ports.inputs, *taken.ports.outputs) if p.axes]
     if turned:
         found.append(f"onnx2tf: channels come last in the file in {', '.join(turned)}")
-    fixed = [
-        str(port.spec)
-        for port, spec in zip(taken.ports.inputs, original.request.inputs)
-        if port.spec.shape != spec.shape
-    ]
-    if fixed:
-        found.append(f"onnx2tf: open axes were fixed: {'; '.join(fixed)}")
+    found += checking.fixed("onnx2tf", taken.ports, original.request.inputs)
     if original.larger and not taken.opened:
         found.append("onnx2tf: with other batches, what it makes fails or gives other outputs")
     return tuple(found)

@@ -45,7 +45,7 @@ class Onnx2Fx:
         onnxfile.check(request.model, "the model")
         model = _distinct(onnx.load(request.model))
         _check_operators(model)
-        feeds = [_fixed(feed, request) for feed in checking.samples(request)]
+        feeds = checking.samples(request)
         tool, run = onnxfile.runner(request.model)
         path = str(Path(workdir, "model.pt2"))
         failures = []
@@ -66,10 +66,13 @@ class Onnx2Fx:
             except UnsupportedError:
                 raise
             except Exception as fault:  # noqa: BLE001 - the next way may do
+                pt2.refuse_memory(fault)
                 failures.append(fault)
                 continue
-            return Converted(path, ports, (note, *_said_of(ports, request)))
-        raise BackendError(f"{self.name}: {first_line(failures[-1])}") from failures[-1]
+            return Converted(path, ports, (note, *checking.fixed(self.name, ports, request.inputs)))
+        plain = failures[-2]  # neither of the open batch, nor of tracing what exporting didn't take
+        kind = UnsupportedError if isinstance(plain, NotImplementedError) else BackendError
+        raise kind(f"{self.name}: {first_line(plain)}") from plain
 
 
 _Trace = Callable[[Any, Any, Feed, Sequence[str]], Any]
@@ -121,6 +124,14 @@ def _module(model: Any) -> Any:
         return onnx2fx.convert(model)
     except onnx2fx.UnsupportedOpError as fault:
         raise UnsupportedError(f"onnx2fx has no {fault.op_type}") from fault
+    except onnx2fx.ConversionError as fault:
+        raise UnsupportedError(f"onnx2fx can't convert {fault.op_type}: {fault}") from fault
+    except onnx2fx.UnsupportedDTypeError as fault:
+        name = fault.tensor_name
+        users = {node.op_type for node in model.graph.node if name in (*node.input, *node.output)}
+        raise UnsupportedError(
+            f"onnx2fx can't convert {', '.join(sorted(users))}: {fault}"
+        ) from fault
 
 
 def _put_sizes(module: Any, lines: dict[str, shapes.Linear], batch: Optional[int]) -> None:
@@ -210,15 +221,6 @@ def _doubled(feed: Feed, batched: Sequence[str]) -> dict[str, Array]:
     }
 
 
-def _fixed(feed: Feed, request: ConvertRequest) -> dict[str, Array]:
-    """A sample as large as the request says: a user's may be of any size along open axes."""
-    wanted = dict(request.shapes)
-    return {
-        spec.name: np.asarray(feed[spec.name])[tuple(map(slice, wanted[spec.name]))]
-        for spec in request.inputs
-    }
-
-
 def _ports(program: Any, request: ConvertRequest, batched: Sequence[str]) -> Ports:
     """The values by position: open batches keep their names, other axes have their sizes."""
     own = pt2.ports(program)
@@ -234,15 +236,6 @@ def _port(spec: TensorSpec, own: Port, is_open: bool) -> Port:
         for dim, ours in zip(own.spec.shape, spec.shape)
     ]
     return Port(replace(spec, shape=tuple(dims)), own.name, own.dtype)
-
-
-def _said_of(ports: Ports, request: ConvertRequest) -> tuple[str, ...]:
-    fixed = [
-        str(port.spec)
-        for port, spec in zip(ports.inputs, request.inputs)
-        if port.spec.shape != spec.shape
-    ]
-    return (f"onnx2fx: axes that were open are fixed: {', '.join(fixed)}",) if fixed else ()
 
 
 def _check_operators(model: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.errors import BackendError
 from harness.types import Array
 
 LAST: Mapping[int, tuple[int, ...]] = {3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
@@ -129,9 +130,16 @@ class Runner:
         return {each["name"]: self._interpreter.get_tensor(each["index"]) for each in outputs}
 
 
+def same_number(tool: str, wanted: Sequence[Any], found: Sequence[Any], kind: str) -> None:
+    """Raise BackendError unless a file has as many ``kind`` as the model."""
+    if len(wanted) != len(found):
+        names = ", ".join(name for name, _ in found)
+        raise BackendError(f"what {tool} made has other {kind} than the model: {names}")
+
+
 def _described(details: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
     """Name and dtype of each, in the file's order."""
     return tuple((each["name"], np.dtype(each["dtype"]).name) for each in details)
 
 
-__all__ = ["LAST", "Graph", "Runner", "load"]
+__all__ = ["LAST", "Graph", "Runner", "load", "same_number"]

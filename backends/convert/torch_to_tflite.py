@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
-from backends.convert import checking, pt2
+from backends.convert import checking, pt2, tflite_layout
 from harness.backend import API_VERSION, Converted, ConvertRequest, Feed
 from harness.errors import BackendError, UnsupportedError, first_line
 from harness.types import Array, Environment, Port, Ports, Probe, TensorSpec
@@ -49,43 +50,44 @@ class LiteRtTorch:
         if axes is not None:
             try:
                 return self._checked(program, given, request, path, axes)
-            except BackendError:
-                pass  # said below: that its axes are fixed
+            except Exception as fault:  # noqa: BLE001 - said below: that its axes are fixed
+                pt2.refuse_memory(fault)
         made = self._checked(program, given, request, path, None)
-        if axes is None:
-            return made
-        fixed = ", ".join(str(port.spec) for port in (made.ports or given).inputs)
-        note = f"{self.name} can't keep this model's axes open: fixed to {fixed}"
-        return Converted(made.path, made.ports, (*made.notes, note))
+        return replace(
+            made,
+            notes=(*made.notes, *checking.fixed(self.name, made.ports or given, request.inputs)),
+        )
 
     def _checked(
         self, program: Any, given: Ports, request: ConvertRequest, path: str, axes: Optional[Any]
     ) -> Converted:
         """One conversion, held against the program on the samples.
 
-        Where axes stay open, on a batch of two as well.
+        Where axes stay open, on one twice as large along these as well.
         """
         shapes = dict(request.shapes)
         sizes = [shapes[spec.name] for spec in request.inputs]
         _convert(program, given, sizes, path, axes)
-        interpreter = _interpreter(path)
-        ports = _ports(interpreter, given, sizes, axes is not None)
-        feeds = [_fitting(feed, ports) for feed in checking.samples(request)]
-        if axes is not None:
-            feeds += [{name: np.concatenate([v, v]) for name, v in feeds[0].items()}]
+        runner = tflite_layout.Runner(Path(path))
+        tflite_layout.same_number(self.name, given.inputs, runner.inputs, "inputs")
+        tflite_layout.same_number(self.name, given.outputs, runner.outputs, "outputs")
+        inputs = tuple(
+            _port(port.spec if axes else replace(port.spec, shape=size), *found)
+            for port, size, found in zip(given.inputs, sizes, runner.inputs)
+        )
+        feeds = list(checking.samples(request))
+        if axes:
+            feeds.append(_doubled(feeds[0], given, axes[0]))
         wanted = pt2.original(program, given, feeds)
-        got = [_run(interpreter, feed, ports) for feed in feeds]
-        note = checking.note(checking.difference(got, wanted), self.name, "PyTorch", len(feeds))
+        got = [runner.run(checking.to_file(feed, Ports(inputs, ()))) for feed in feeds]
+        outputs = tuple(
+            _port(port.spec if axes else replace(port.spec, shape=got[0][found[0]].shape), *found)
+            for port, found in zip(given.outputs, runner.outputs)
+        )
+        ports = Ports(inputs, outputs)
+        ours = [checking.from_file(each, ports) for each in got]
+        note = checking.note(checking.difference(ours, wanted), self.name, "PyTorch", len(feeds))
         return Converted(path, ports, (note,))
-
-
-def _fitting(feed: Feed, ports: Ports) -> dict[str, Array]:
-    """A user's sample cut to the sizes that the file takes, where these are fixed."""
-    found = {}
-    for port in ports.inputs:
-        kept = [slice(dim if isinstance(dim, int) else None) for dim in port.spec.shape]
-        found[port.spec.name] = np.asarray(feed[port.spec.name])[tuple(kept)]
-    return found
 
 
 def _convert(
@@ -93,8 +95,8 @@ def _convert(
 ) -> None:
     torch = pt2.import_torch()
     example = tuple(
-        torch.zeros(_traceable(size) if axes else size, dtype=getattr(torch, port.dtype))
-        for size, port in zip(sizes, given.inputs)
+        torch.zeros(_traceable(size, opened), dtype=getattr(torch, port.dtype))
+        for size, port, opened in zip(sizes, given.inputs, axes[0] if axes else [()] * len(sizes))
     )
     try:
         with pt2.quiet():
@@ -104,12 +106,21 @@ def _convert(
             made = litert_torch.convert(module, example, dynamic_shapes=axes)
             made.export(path)
     except Exception as fault:
+        pt2.refuse_memory(fault)
         raise _classified(fault) from fault
 
 
-def _traceable(size: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape with a first axis of two: one alone would be taken for a constant."""
-    return (2, *size[1:]) if size else size
+def _doubled(feed: Feed, given: Ports, axes: Sequence[Collection[int]]) -> dict[str, Array]:
+    names = [port.spec.name for port in given.inputs]
+    return {
+        name: np.tile(feed[name], [1 + (axis in opened) for axis in range(feed[name].ndim)])
+        for name, opened in zip(names, axes)
+    }
+
+
+def _traceable(size: tuple[int, ...], opened: Collection[int]) -> list[int]:
+    """A shape whose open axes are of two or more: one alone would be taken for a constant."""
+    return [max(dim, 2) if axis in opened else dim for axis, dim in enumerate(size)]
 
 
 def _classified(fault: BaseException) -> BackendError:
@@ -122,57 +133,10 @@ def _classified(fault: BaseException) -> BackendError:
     return BackendError(f"litert-torch failed: {first_line(fault)}")
 
 
-def _interpreter(path: str) -> Any:
-    from ai_edge_litert.interpreter import Interpreter
-
-    with pt2.quiet():
-        return Interpreter(model_path=path)
-
-
-def _ports(
-    interpreter: Any, given: Ports, sizes: Sequence[tuple[int, ...]], is_open: bool
-) -> Ports:
-    """The file's values by position. Open axes keep their names, fixed ones have their sizes."""
-    details = interpreter.get_input_details()
-    inputs = tuple(
-        _port(port.spec if is_open else _fixed(port.spec, size), detail)
-        for port, size, detail in zip(given.inputs, sizes, details)
-    )
-    results = interpreter.get_output_details()
-    outputs = tuple(
-        _port(port.spec if is_open else _fixed(port.spec, tuple(detail["shape"])), detail)
-        for port, detail in zip(given.outputs, results)
-    )
-    if (len(inputs), len(outputs)) != (len(details), len(results)):
-        raise BackendError("litert-torch made a file with another number of inputs or outputs")
-    return Ports(inputs, outputs)
-
-
-def _fixed(spec: TensorSpec, size: Sequence[int]) -> TensorSpec:
-    return TensorSpec(spec.name, spec.dtype, tuple(int(dim) for dim in size))
-
-
-def _port(spec: TensorSpec, detail: Any) -> Port:
-    dtype = np.dtype(detail["dtype"]).name
+def _port(spec: TensorSpec, name: str, dtype: str) -> Port:
     if dtype not in (spec.dtype, _NARROWED.get(spec.dtype)):
         raise BackendError(f"litert-torch made {dtype} of {spec}")
-    return Port(spec, detail["name"], dtype)
-
-
-def _run(interpreter: Any, feed: Feed, ports: Ports) -> dict[str, Array]:
-    values = checking.to_file(feed, ports)
-    details = interpreter.get_input_details()
-    for detail, port in zip(details, ports.inputs):
-        interpreter.resize_tensor_input(detail["index"], values[port.name].shape)
-    interpreter.allocate_tensors()
-    for detail, port in zip(details, ports.inputs):
-        interpreter.set_tensor(detail["index"], values[port.name])
-    interpreter.invoke()
-    results = interpreter.get_output_details()
-    got = {
-        port.name: interpreter.get_tensor(at["index"]) for at, port in zip(results, ports.outputs)
-    }
-    return checking.from_file(got, ports)
+    return Port(spec, name, dtype)
 
 
 CONVERTER = LiteRtTorch()
