@@ -16,7 +16,7 @@ from backends.et.program import Program, Ranges
 from backends.et.rewriting import rewrite
 from backends.et.runtime import classified, load
 from harness.backend import BuildRequest
-from harness.errors import BackendError, InputError, UnsupportedError
+from harness.errors import InputError, UnsupportedError
 from harness.types import Engine, Port, Ports, Precision, TensorSpec
 
 MODEL = "model.pte"
@@ -87,8 +87,18 @@ def _lowered(program: Program, request: BuildRequest) -> bytes:
 
 
 def _check(runtime: Any, path: str, told: pte.Program, request: BuildRequest) -> None:
-    """That this runtime can load it, and that it is what was asked for."""
-    opened(runtime, path, told)
+    """That this runtime can load it and run it, and that it is what was asked for.
+
+    Programs that can be loaded may be refused at their first inference.
+    """
+    import torch
+
+    _, method = opened(runtime, path, told)
+    largest = tuple(torch.zeros(at.shape, dtype=getattr(torch, at.dtype)) for at in told.inputs)
+    try:
+        method.call(largest, clone_outputs=False)
+    except Exception as error:
+        raise classified(error, f"{request.recipe}: the first inference failed") from error
     found = {each for part in told.parts for each in part.precisions}
     found |= {precision for _, precision in told.kernels if precision}
     wanted = request.precision.runs_as
@@ -98,10 +108,7 @@ def _check(runtime: Any, path: str, told: pte.Program, request: BuildRequest) ->
 
 def opened(runtime: Any, path: str, told: Optional[pte.Program] = None) -> tuple[Any, Any]:
     """The loaded program and its method. UnsupportedError names operators that are missing."""
-    try:
-        told = told or pte.read(path)
-    except (OSError, ValueError, IndexError) as error:
-        raise BackendError(f"{path} can't be read: {error}") from error
+    told = told or pte.read(path)
     missing = told.missing(set(runtime._get_operator_names()))  # noqa: SLF001
     if missing:
         raise UnsupportedError(f"this ExecuTorch has no kernel for {', '.join(missing)}")

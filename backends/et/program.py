@@ -107,8 +107,8 @@ def _axis(name: str, dim: Any, ranges: Any) -> Any:
 def bounded(program: Program, request: BuildRequest) -> Program:
     """With the bounds of what sessions will bind: memory is planned for the largest shape.
 
-    An axis that is only ever 1 is fixed. Raises UnsupportedError for an axis without a bound, and
-    for shapes that the program doesn't take.
+    An axis that is only ever of one size is fixed. Raises UnsupportedError for an axis without a
+    bound, and for shapes that the program doesn't take.
     """
     most: dict[str, int] = {}
     names = [port.spec.name for port in request.ports.inputs] if request.ports else []
@@ -150,7 +150,7 @@ def _bounded(name: str, axis: Axis, most: dict[str, int]) -> Any:
             f"input {name}: the program takes at least {axis.min} there, not {wanted}",
             "export it with torch.export.Dim(..., min=1)",
         )
-    return 1 if wanted == 1 else replace(axis, max=wanted)
+    return wanted if wanted == axis.min else replace(axis, max=wanted)
 
 
 def exported(program: Program, what: str) -> Any:
@@ -166,7 +166,7 @@ def exported(program: Program, what: str) -> Any:
         for axis in shape:
             if isinstance(axis, Axis):
                 # No range where there is none: torch calls [2, 2] a constant.
-                dims.setdefault(axis.name, torch.export.Dim(axis.name, min=1, max=axis.max))
+                dims[axis.name] = torch.export.Dim(axis.name, min=axis.min, max=axis.max)
     dynamic = tuple(
         {place: dims[axis.name] for place, axis in enumerate(shape) if isinstance(axis, Axis)}
         for shape in program.shapes
@@ -236,7 +236,8 @@ def example(program: Program, most: Optional[int] = None) -> tuple[Any, ...]:
     def size(axis: int | Axis) -> int:
         if not isinstance(axis, Axis):
             return axis
-        return min(axis.max or 1, most or axis.max or 1)
+        largest = axis.max or 1
+        return max(axis.min, min(largest, most or largest))
 
     return tuple(
         torch.zeros([size(axis) for axis in shape], dtype=dtype)

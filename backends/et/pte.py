@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Optional
 
 from backends.flatbuffer import Table
+from harness.errors import BackendError
 from harness.types import TensorSpec
 
 _IDENTIFIER, _EXTENDED, _XNNPACK = b"ET", b"eh00", b"XH00"
@@ -100,8 +101,14 @@ class Program:
 
 
 def read(path: str, method: str = "forward") -> Program:
-    """Read a file. Raises ValueError where it is no program, or has no such method."""
-    data = memoryview(Path(path).read_bytes())
+    """Read a file. Raises BackendError where it is no program, or has no such method."""
+    try:
+        return _read(memoryview(Path(path).read_bytes()), method)
+    except (OSError, ValueError, IndexError) as error:
+        raise BackendError(f"{path} can't be read: {error}") from error
+
+
+def _read(data: memoryview, method: str) -> Program:
     if bytes(data[4:6]) != _IDENTIFIER:
         raise ValueError("it is no ExecuTorch program")
     root = Table.root(data)

@@ -13,7 +13,7 @@ from backends.et.build import About, opened, ports_of
 from backends.et.program import Ranges, in_file
 from backends.et.runtime import classified, release, use_threads
 from harness.backend import Feed
-from harness.errors import BackendError, UnsupportedError
+from harness.errors import UnsupportedError
 from harness.types import Array, Engine, Executed, Port, TensorSpec
 
 
@@ -29,10 +29,7 @@ class EtSession:
 
     def __init__(self, runtime: Any, engine: Engine, threads: Optional[int]) -> None:
         about = enginefile.beside(About, engine)
-        try:
-            self._told = pte.read(engine.path)
-        except (OSError, ValueError, IndexError) as error:
-            raise BackendError(f"{engine.path} can't be read: {error}") from error
+        self._told = pte.read(engine.path)
         use_threads(runtime, self, threads)
         try:
             self._program, self._method = opened(runtime, engine.path, self._told)
