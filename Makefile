@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TORCH := $(VENV)/installed-torch
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Two files at a time: a test mostly waits for its workers.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all test-exhaustive lint format clean bench validate
 
@@ -16,10 +18,10 @@ demo: $(STAMP)
 	$(BIN)/enginepick demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not exhaustive"
+	$(PYTEST) -m "not exhaustive"
 
 test-exhaustive: $(TORCH)
-	$(BIN)/python -m pytest -m exhaustive
+	$(PYTEST) -m exhaustive
 
 test-all: test-exhaustive test
 

@@ -268,7 +268,7 @@ def choice(*names: str, make: Callable[[str], Any] = str) -> Reader:
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """A question that names the nearest known word; empty when none is near."""
-    return suggest(str(word).lower(), known) or ""
+    return suggest(str(word).lower(), known, cutoff=0.5) or ""
 
 
 T = TypeVar("T")

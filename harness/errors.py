@@ -91,7 +91,10 @@ def first_line(fault: BaseException) -> str:
     return lines[0] if lines else type(fault).__name__
 
 
-def suggest(word: str, known: Iterable[str]) -> Optional[str]:
-    """``did you mean "x"?`` for the nearest known word, or None when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> Optional[str]:
+    """``did you mean "x"?`` for the nearest known word, or None when none is near.
+
+    cutoff: how much of both words has to be alike; less for words of few letters.
+    """
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f'did you mean "{near[0]}"?' if near else None

@@ -84,6 +84,11 @@ class Outcome(_Frozen):
         """Whether the step has a result."""
         return self.status is Status.OK
 
+    def is_like(self, other: Outcome) -> bool:
+        """Whether the same became of both."""
+        fields = Outcome.model_fields
+        return all(getattr(self, name) == getattr(other, name) for name in fields)
+
 
 class ModelUse(_Frozen):
     """The user's model. path: as they named it. sha256 covers its external data too.

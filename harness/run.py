@@ -278,9 +278,9 @@ class _Sweep:
             self._listen(Event("build", done, len(wanted), " ".join(key[:3])))
             made = self._builder.make(candidate)
             before = earlier.get(key)
-            if before is None or not (before.ok and made.record.ok):
+            if before is None or not before.is_like(made.record):
                 self._store.append(made.record)  # of two the last counts
-            elif before.engine_key != made.record.engine_key:
+            elif before.ok and before.engine_key != made.record.engine_key:
                 raise _changed(self._store.path.stem, f"what makes {' '.join(key[:3])}")
             if made.engine is not None:
                 engines[key] = (made.engine, made.record.engine_key)

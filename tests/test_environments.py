@@ -277,7 +277,7 @@ def test_the_life_of_an_environment(plug_in):
     now = homes.standing(house, {})
     assert (now.usable, now.outdated) == (True, True)
     for width in (80, 120):
-        text = text_of(setupview.view([now]), width)
+        text = " ".join(text_of(setupview.view([now]), width).split())
         assert "enginepick setup plugin" in text
         assert "another version" in text
     failed = homes.set_up(house, {}, None, again.append)
