@@ -8,7 +8,7 @@ from backends.et.runtime import INSTALL, XNNPACK, load
 from backends.et.session import EtSession
 from backends.machine import cpu_flags, processor_name, versions_of
 from harness.backend import API_VERSION, BuildRequest, Capabilities, Offer
-from harness.errors import BackendError, UnavailableError, UnsupportedError
+from harness.errors import UnavailableError, UnsupportedError
 from harness.types import Device, Engine, Environment, Precision, Probe, Settings
 
 OFFERS = (
@@ -98,7 +98,7 @@ class ExecuTorch:
         if device != "cpu":
             raise UnavailableError(f"executorch runs on the cpu here, not on {device}")
         for option, _ in settings.options:
-            raise BackendError(f"executorch has no option {option}")
+            raise UnsupportedError(f"executorch has no option {option}")
         return EtSession(load(), engine, settings.threads)
 
     def deploy_code(self, engine: Engine, device: str, settings: Settings) -> str:
