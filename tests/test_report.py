@@ -516,6 +516,9 @@ def test_csv_reads_back(report: Report) -> None:
     assert table["latency_ns"].to_list() == pytest.approx(
         expected["latency_ns"].to_list(), nan_ok=True
     )
+    # Numbers that aren't claimed say so.
+    assert (table["p99_ns"].notna() == table["p99_claimed"].notna()).all()
+    assert table["p99_claimed"].notna().any()
 
 
 def test_csv_of_several_runs_has_one_header(report: Report) -> None:

@@ -332,8 +332,9 @@ _COLUMNS = (
     *("metric", "accuracy", "drop", "drop_low", "drop_high", "cosine", "sqnr_db"),
     *("memory_bytes", "size_bytes", "build_ns", "open_ns", "first_ns", "executed"),
     *("run_delay", "steady", "against_best", "on_front", "p99_ns", "p99_low_ns", "p99_high_ns"),
-    *("h2d_ns", "device_compute_ns", "d2h_ns", "enqueue_ns"),
+    *("p99_claimed", "h2d_ns", "device_compute_ns", "d2h_ns", "enqueue_ns"),
     *("device_memory_bytes", "device_process_bytes", "energy_j", "energy_above_idle_j"),
+    "energy_claimed",
 )
 
 
@@ -342,7 +343,8 @@ def _flat(report: Report, judgement: Judgement) -> dict[str, Any]:
     full, run = _candidate(report, judgement), report.run
     time, speed = full["time_ns"] or {}, full["speedup"] or {}
     drop, agreement = full["drop"] or {}, full["agreement"] or {}
-    tail = (full["tail"] or {}).get("p99_ns") or {}
+    tails = full["tail"] or {}
+    tail = tails.get("p99_ns") or {}
     parts, energy = full["device_phases"] or {}, full["energy"] or {}
     row = {name: full[name] for name in _COLUMNS if name in full}
     return row | {
@@ -368,10 +370,12 @@ def _flat(report: Report, judgement: Judgement) -> dict[str, Any]:
         "p99_ns": tail.get("value"),
         "p99_low_ns": tail.get("low"),
         "p99_high_ns": tail.get("high"),
+        "p99_claimed": tails.get("claimed"),
         "h2d_ns": parts.get("h2d_ns"),
         "device_compute_ns": parts.get("compute_ns"),
         "d2h_ns": parts.get("d2h_ns"),
         "enqueue_ns": parts.get("enqueue_ns"),
         "energy_j": energy.get("joules"),
         "energy_above_idle_j": energy.get("above_idle_joules"),
+        "energy_claimed": energy.get("claimed"),
     }
