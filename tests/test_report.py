@@ -516,9 +516,13 @@ def test_csv_reads_back(report: Report) -> None:
     assert table["latency_ns"].to_list() == pytest.approx(
         expected["latency_ns"].to_list(), nan_ok=True
     )
-    # Numbers that aren't claimed say so.
-    assert (table["p99_ns"].notna() == table["p99_claimed"].notna()).all()
-    assert table["p99_claimed"].notna().any()
+
+def test_csv_says_which_numbers_are_claimed(tmp_path: Path) -> None:
+    table = pd.read_csv(io.StringIO(to_csv(make_run(tmp_path, GPU_CAST, tails=5, metered=True))))
+    for number, claimed in (("p99_ns", "p99_claimed"), ("energy_j", "energy_claimed")):
+        known = table[number].notna()
+        assert known.any()
+        assert table.loc[known, claimed].isin([True, False]).all()
 
 
 def test_csv_of_several_runs_has_one_header(report: Report) -> None:
