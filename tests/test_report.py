@@ -517,6 +517,7 @@ def test_csv_reads_back(report: Report) -> None:
         expected["latency_ns"].to_list(), nan_ok=True
     )
 
+
 def test_csv_says_which_numbers_are_claimed(tmp_path: Path) -> None:
     table = pd.read_csv(io.StringIO(to_csv(make_run(tmp_path, GPU_CAST, tails=5, metered=True))))
     for number, claimed in (("p99_ns", "p99_claimed"), ("energy_j", "energy_claimed")):
