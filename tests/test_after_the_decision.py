@@ -20,7 +20,7 @@ from harness.types import Candidate, Device, Precision, Probe, Status
 from harness.watch import nvidia_gpus
 
 LOOSE = {"max_accuracy_drop": 0.5}
-SPEEDS = {"latency_us": ["300", "600"]}
+SPEEDS = {"latency_us": ["300", "2400"]}  # however busy the host is
 
 
 def phases(results, phase):
@@ -55,11 +55,11 @@ def test_a_short_cap_says_how_many_iterations_are_missing(tmp_path):
 
 
 def test_a_candidate_that_fails_alone_is_not_recommended(tmp_path):
-    # A turn in the rounds is some 40 runs, a launch alone more than a hundred.
+    # A turn in the rounds is some 40 runs, a launch alone a second: hundreds, on a busy host too.
     results = run(
         tmp_path,
         measure={"tail_cap_s": 1, "slice_ms": 4, "warmup_iterations": 10},
-        options={"latency_us": ["1000"], "crash_at": ["run"], "good_runs": ["900"]},
+        options={"latency_us": ["1000"], "crash_at": ["run"], "good_runs": ["300"]},
         constraints=LOOSE,
     )
     (crashed,) = [each for each in results.launches if not each.ok]
