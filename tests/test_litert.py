@@ -574,23 +574,27 @@ def test_wishes_that_cant_be_met_are_refused(recipe, wish, said, cnn, tmp_path):
         build(cnn, tmp_path / "engine", recipe, **wish)
 
 
+def in_float_and_int8(path, folder, **shapes):
+    """A file's outputs on one feed, as it is and in full int8 that was calibrated on eight."""
+    draws = [np.random.default_rng(seed) for seed in range(8)]
+    feeds = [
+        {name: draw.standard_normal(shape).astype("f4") for name, shape in shapes.items()}
+        for draw in draws
+    ]
+    for offer in (RECIPES["source"], RECIPES["static-wi8-ai8"]):
+        own = folder / offer.recipe
+        own.mkdir()
+        data = MemoryCalibration(feeds)
+        request = BuildRequest(path, offer.precision, offer.recipe, "cpu", data)
+        yield infer(BACKEND.open(BACKEND.build(request, str(own)), "cpu", ONE), feeds[0])
+
+
 def test_products_of_constant_weights_stay_right_in_int8(tmp_path):
     """The vendor's own recipe scales these by channel, which the kernel doesn't read."""
     pytest.importorskip("litert_quantizer")
     path = litert_files.product(tmp_path / "product.tflite")
-    feeds = [
-        {"the_left": np.random.default_rng(seed).standard_normal((1, 4, 16)).astype("f4")}
-        for seed in range(8)
-    ]
-    found = []
-    for offer in (RECIPES["source"], RECIPES["static-wi8-ai8"]):
-        folder = tmp_path / offer.recipe
-        folder.mkdir()
-        calibration = MemoryCalibration(feeds)
-        request = BuildRequest(path, offer.precision, offer.recipe, "cpu", calibration)
-        session = BACKEND.open(BACKEND.build(request, str(folder)), "cpu", ONE)
-        found.append(infer(session, feeds[0])["the_right"].ravel())
-    left, right = found
+    found = in_float_and_int8(path, tmp_path, the_left=(1, 4, 16))
+    left, right = (each["the_right"].ravel() for each in found)
     assert left @ right > 0.995 * np.linalg.norm(left) * np.linalg.norm(right)
 
 
@@ -649,19 +653,7 @@ def test_activations_after_int8_products_are_part_of_them(exclude, left, tmp_pat
 def test_a_constant_of_fewer_axes_than_what_it_limits_is_quantized(tmp_path):
     pytest.importorskip("litert_quantizer")
     path = litert_files.limited(tmp_path / "limited.tflite")
-    feeds = [
-        {"x": np.random.default_rng(seed).standard_normal((1, 3, 6)).astype("f4")}
-        for seed in range(8)
-    ]
-    found = []
-    for offer in (RECIPES["source"], RECIPES["static-wi8-ai8"]):
-        folder = tmp_path / offer.recipe
-        folder.mkdir()
-        data = MemoryCalibration(feeds)
-        request = BuildRequest(path, offer.precision, offer.recipe, "cpu", data)
-        session = BACKEND.open(BACKEND.build(request, str(folder)), "cpu", ONE)
-        found.append(infer(session, feeds[0])["y"])
-    wanted, got = found
+    wanted, got = (each["y"] for each in in_float_and_int8(path, tmp_path, x=(1, 3, 6)))
     assert (wanted == 0.5).any()
     np.testing.assert_allclose(got, wanted, atol=0.03 * wanted.max())
 
